@@ -1,0 +1,306 @@
+"""The model folder: its paths and its manifest `aiasst.json`. Knows no graph format and no runtime.
+
+    DIR/
+    ├── aiasst.json            manifest: source, task, shape, weight table, verification, quantization, files with sha256
+    ├── model.onnx             the graph
+    ├── model.onnx.data        the weights, external to the graph
+    └── tokenizer.json, tokenizer_config.json, chat_template.jinja, config.json, …   copied from the checkpoint
+
+The folder appears whole or not at all: `staged_folder` writes beside the destination and renames.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from aiasst.artifacts.document import Document, read_json, write_text_atomically
+from aiasst.errors import ArtifactError, ResourceError
+
+MANIFEST_NAME = "aiasst.json"
+GRAPH_NAME = "model.onnx"
+WEIGHTS_NAME = "model.onnx.data"
+MANIFEST_VERSION = 1
+
+# Copied along from a checkpoint when present: what is needed to turn text into ids and back, and to know the origin.
+TRAVELLING_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+)
+
+Role = Literal[
+    "embed", "position_embed", "type_embed", "lm_head", "classifier",
+    "qkv", "q", "k", "v", "o", "gate_up", "gate", "up", "down",
+    "norm", "bias", "rotary", "other",
+]  # fmt: skip
+
+
+class Source(Document):
+    """Where the weights came from."""
+
+    kind: Literal["folder", "hub", "gguf", "onnx"]
+    name: str
+    """Folder name, hub id or file name as the user gave it (no absolute path)."""
+    revision: str | None = None
+    """Commit of the hub repository."""
+    sha256: str | None = None
+    """Hash over the weight files of the checkpoint, so that two folders of one origin can be recognised."""
+
+
+class Shape(Document):
+    """The numbers of the architecture that running and planning need."""
+
+    model_type: str
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    context_length: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    """As the cache has it: padded to a multiple of 16 where the checkpoint's own is not."""
+
+
+class Tokens(Document):
+    """Special token ids and the checkpoint's own sampling defaults."""
+
+    bos: int | None = None
+    eos: tuple[int, ...] = ()
+    pad: int | None = None
+
+
+class Weight(Document):
+    """One row of the weight table: an initializer of the graph that is worth naming (matrices and vectors of the model)."""
+
+    role: Role
+    layer: int | None
+    shape: tuple[int, ...]
+    """Logical shape: [K, N] of a product, [vocabulary, hidden] of an embedding; not the packed bytes' shape."""
+    format: str
+    """fp32, fp16, int2-b64, int4-b128, int8-b128, w8a8, …: the format's own label."""
+    bytes: int
+    """All that it takes on disk: packed values, scales and zero points."""
+    shared_with: str | None = None
+    """Name of the weight whose bytes these are (a tied lm_head); then `bytes` is 0."""
+
+
+class Verification(Document):
+    """The converted model against the original in torch, on real text."""
+
+    reference: str
+    text: str
+    tokens: int
+    max_abs_diff: float
+    top1_agreement: float
+    """Share of positions with the same most likely token (decoders), or of rows with the same nearest neighbour (encoders)."""
+    tolerance: float
+
+
+class Quantization(Document):
+    """How the weights were made small."""
+
+    recipe: str
+    algorithm: str
+    calibration: str | None = None
+    bits_per_weight: float
+    """All included: packed values, scales, zero points, embeddings, head and what stayed in floating point."""
+
+
+class FileRecord(Document):
+    """Size and hash of one file of the folder."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(Document):
+    """`aiasst.json`."""
+
+    schema_version: Literal[1] = MANIFEST_VERSION
+    aiasst_version: str
+    task: str
+    exporter: str
+    source: Source
+    shape: Shape | None
+    """None for a foreign ONNX file, of which only the weights are known."""
+    tokens: Tokens = Tokens()
+    weights: dict[str, Weight]
+    """Initializer name (the stem shared by its packed parts) → what it is."""
+    verification: Verification | None = None
+    quantization: Quantization | None = None
+    files: dict[str, FileRecord]
+    """Relative path → size and hash; every file of the folder but the manifest itself."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder on disk, opened and found complete."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def graph(self) -> Path:
+        """Path of the ONNX graph."""
+        return self.path / GRAPH_NAME
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of graph and weights on disk."""
+        return sum(r.bytes for name, r in self.manifest.files.items() if name.startswith(GRAPH_NAME))
+
+    @classmethod
+    def open(cls, path: str | Path) -> ModelFolder:
+        """Open the folder at `path`; sizes are checked, hashes are not (see `check_hashes`).
+
+        Raises:
+            ArtifactError: no folder, no manifest, an unknown version, a file missing or of another size.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise ArtifactError(f"there is no folder {path}", "convert a checkpoint first: aiasst convert MODEL -o DIR")
+        hint = "a model folder is what `aiasst convert` and `aiasst quantize` write"
+        if not path.is_dir():
+            raise ArtifactError(f"{path} is not a folder", hint)
+        if not (path / MANIFEST_NAME).exists():
+            if (path / "config.json").exists():
+                raise ArtifactError(f"{path} is a checkpoint, not a model folder", f"aiasst convert {path}")
+            raise ArtifactError(f"{path} has no {MANIFEST_NAME}", hint)
+        data = read_json(path / MANIFEST_NAME, "manifest", hint)
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != MANIFEST_VERSION:
+            raise ArtifactError(
+                f"{path / MANIFEST_NAME} has schema version {version}, this program reads {MANIFEST_VERSION}",
+                "convert the checkpoint again with this version",
+            )
+        manifest = Manifest.parse(data, str(path / MANIFEST_NAME))
+        for name, record in manifest.files.items():
+            file = inside(path, name)
+            if not file.is_file():
+                raise ArtifactError(f"{path} is incomplete: {name} is missing", "convert or copy it again")
+            if file.stat().st_size != record.bytes:
+                raise ArtifactError(
+                    f"{file} has {file.stat().st_size} bytes, the manifest says {record.bytes}", "convert or copy it again"
+                )
+        return cls(path, manifest)
+
+    def check_hashes(self) -> None:
+        """Read every file and compare its hash. Raises ArtifactError at the first that differs."""
+        for name, record in self.manifest.files.items():
+            if sha256_of(self.path / name) != record.sha256:
+                raise ArtifactError(f"{self.path / name} has changed since it was written", "convert or copy it again")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`, refused where it would leave the folder."""
+    target = (folder / name).resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise ArtifactError(f"the path '{name}' leaves the folder {folder}", "do not use this folder: it was tampered with")
+    return folder / name
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """Size and hash of every file under `folder` but the manifest, by relative posix path, sorted."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST_NAME)
+    return {
+        p.relative_to(folder).as_posix(): FileRecord(bytes=p.stat().st_size, sha256=sha256_of(p)) for p in paths
+    }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `aiasst.json` into `folder`."""
+    write_text_atomically(folder / MANIFEST_NAME, manifest.to_json())
+
+
+def copy_travelling_files(source: Path, destination: Path) -> None:
+    """Copy tokenizer and configuration files that exist in `source`."""
+    for name in TRAVELLING_FILES:
+        if (source / name).is_file():
+            (destination / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, destination / name)
+
+
+@contextmanager
+def staged_folder(destination: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `destination`; it takes that name when the block ends well, and vanishes when it does not.
+
+    Raises:
+        ArtifactError: `destination` exists and `force` is not set, or it exists and is no folder.
+        ResourceError: the disk is full.
+    """
+    refuse_existing(destination, force=force)
+    staging = destination.parent / f".{destination.name}.{os.getpid()}.partial"
+    try:
+        with disk_errors(destination):
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir()
+            yield staging
+            _put_in_place(staging, destination)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def refuse_existing(destination: Path, *, force: bool) -> None:
+    """Raise ArtifactError where `destination` exists and may not be replaced; called before the work begins."""
+    if not destination.exists():
+        return
+    if not destination.is_dir():
+        raise ArtifactError(f"{destination} exists and is not a folder", "choose another destination with -o")
+    if not force:
+        raise ArtifactError(f"{destination} already exists", "choose another destination with -o, or --force to replace it")
+    # --force replaces what we wrote, never somebody's other folder.
+    if any(destination.iterdir()) and not (destination / MANIFEST_NAME).exists():
+        raise ArtifactError(
+            f"{destination} is not a model folder, so --force will not replace it", "choose another destination with -o"
+        )
+
+
+def _put_in_place(staging: Path, destination: Path) -> None:
+    if not destination.exists():
+        staging.rename(destination)
+        return
+    aside = destination.parent / f".{destination.name}.{os.getpid()}.old"
+    destination.rename(aside)
+    try:
+        staging.rename(destination)
+    except OSError:
+        aside.rename(destination)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def disk_errors(destination: Path) -> Iterator[None]:
+    """Turn 'no space left' and 'read-only' into a ResourceError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"the disk is full: {destination} could not be written; nothing was left behind",
+                "free some space, or choose another disk with -o",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename is not None:
+            raise ResourceError(f"may not write {error.filename}: {error.strerror}", "choose another place with -o") from error
+        raise

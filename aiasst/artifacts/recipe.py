@@ -1,0 +1,134 @@
+"""The recipe: which weight gets which format, and by which algorithm. Knows no packing and no graph.
+
+A recipe is a YAML file (`recipes/*.yaml`, or the user's own): a default and rules by role and layer; the last rule that
+matches a weight decides. `plan` in the quantize stage turns it into one `WeightFormat` a weight.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pydantic import field_validator, model_validator
+
+from aiasst.artifacts.document import Document, read_yaml
+from aiasst.artifacts.model_folder import Role
+from aiasst.errors import ArtifactError
+
+FormatName = Literal["fp32", "fp16", "int8", "int4", "int2", "w8a8"]
+BLOCK_FORMATS = frozenset({"int8", "int4", "int2"})
+BLOCK_SIZES = (32, 64, 128, 256)
+INT2_BLOCK_SIZES = (32, 64, 128)
+
+
+class WeightFormat(Document):
+    """One precision: the format's name and, for the blockwise ones, the block size along K and the kind of zero point."""
+
+    format: FormatName
+    block_size: int | None = None
+    zero_point: bool = False
+    """False: symmetric. True: a uint8 zero point a block."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> WeightFormat:
+        if self.format not in BLOCK_FORMATS:
+            if self.block_size is not None or self.zero_point:
+                raise ValueError(f"{self.format} has neither block_size nor zero_point")
+            return self
+        allowed = INT2_BLOCK_SIZES if self.format == "int2" else BLOCK_SIZES
+        if self.block_size not in allowed:
+            raise ValueError(f"{self.format} needs a block_size of {', '.join(map(str, allowed))}, not {self.block_size}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Short name for tables and the manifest: int4-b128, int4-b128-zp, w8a8."""
+        if self.block_size is None:
+            return self.format
+        return f"{self.format}-b{self.block_size}" + ("-zp" if self.zero_point else "")
+
+
+class Rule(Document):
+    """Weights of these roles (all when empty) in these layers (all when None) get this format."""
+
+    roles: tuple[Role, ...] = ()
+    layers: str | tuple[int, ...] | None = None
+    """'first N', 'last N', 'first N and last M', or a list of layer numbers (negative ones count from the end)."""
+    use: WeightFormat
+
+    @field_validator("layers")
+    @classmethod
+    def _readable(cls, value: str | tuple[int, ...] | None) -> str | tuple[int, ...] | None:
+        if isinstance(value, str):
+            _parse_layers(value)
+        return value
+
+    def matches(self, role: str, layer: int | None, layers: int) -> bool:
+        """Whether a weight of `role` in `layer` (None: outside the layers) of `layers` falls under this rule."""
+        if self.roles and role not in self.roles:
+            return False
+        if self.layers is None:
+            return True
+        if layer is None:
+            return False
+        if isinstance(self.layers, str):
+            first, last = _parse_layers(self.layers)
+            return layer < first or layer >= layers - last
+        return layer in {n % layers if n < 0 else n for n in self.layers}
+
+
+class Recipe(Document):
+    """A complete description of a quantization; the same recipe and checkpoint give the same bytes."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    description: str
+    algorithm: str = "rtn"
+    default: WeightFormat
+    rules: tuple[Rule, ...] = ()
+
+    def format_of(self, role: str, layer: int | None, layers: int) -> WeightFormat:
+        """The format of a weight: the last matching rule's, else the default."""
+        chosen = self.default
+        for rule in self.rules:
+            if rule.matches(role, layer, layers):
+                chosen = rule.use
+        return chosen
+
+
+def _parse_layers(text: str) -> tuple[int, int]:
+    counts = {"first": 0, "last": 0}
+    for part in text.split(" and "):
+        words = part.split()
+        if len(words) != 2 or words[0] not in counts or not words[1].isdigit():
+            raise ValueError(f"layers '{text}' is not 'first N', 'last N' or 'first N and last M'")
+        counts[words[0]] = int(words[1])
+    return counts["first"], counts["last"]
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name → path of the recipes that come with the program."""
+    return {path.stem: path for path in sorted(data_folder("recipes").glob("*.yaml"))}
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A recipe by its shipped name, or from a YAML file.
+
+    Raises:
+        ArtifactError: no such recipe, or one with an unknown key or value.
+    """
+    shipped = shipped_recipes()
+    path = shipped.get(name_or_path, Path(name_or_path))
+    hint = f"the recipes that come with aiasst: {', '.join(shipped)}; or give the path of a YAML file"
+    if name_or_path not in shipped and path.suffix not in {".yaml", ".yml"}:
+        raise ArtifactError(f"there is no recipe '{name_or_path}'", hint)
+    return Recipe.parse(read_yaml(path, "recipe", hint), str(path))
+
+
+def data_folder(name: str) -> Path:
+    """Folder `name` (recipes, calibration, checkpoints) of the installation, or of the checkout in an editable install."""
+    shipped = Path(str(resources.files("aiasst"))) / "_data" / name
+    if shipped.is_dir():
+        return shipped
+    return Path(__file__).resolve().parents[2] / name

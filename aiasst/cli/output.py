@@ -1,0 +1,114 @@
+"""The only place that prints: data on stdout, talk on stderr. Knows how things look, not what they mean."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from aiasst.errors import AiasstError
+from aiasst.progress import Progress, ProgressFn, silent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def data(text: str, *, end: str = "\n") -> None:
+    """Print `text` on stdout as it is."""
+    print(text, end=end, flush=True)
+
+
+def document(value: Any) -> None:
+    """Print `value` on stdout as one JSON document."""
+    print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
+
+
+def note(text: str) -> None:
+    """A remark to the person at the terminal (stderr); rich markup is allowed."""
+    _console(stderr=True).print(text)
+
+
+def error(failure: AiasstError) -> None:
+    """What is wrong and what to do next (stderr)."""
+    from rich.markup import escape
+
+    console = _console(stderr=True)
+    console.print(f"[bold red]error:[/] {escape(failure.message)}")
+    if failure.hint:
+        console.print(f"[bold]  try:[/] {escape(failure.hint)}")
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = (), caption: str = ""
+) -> None:
+    """Print a table on stdout; the columns named in `right` are aligned to the right."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left", box=box.SIMPLE_HEAD)
+    for column in columns:
+        grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(escape(str(cell)) for cell in row))
+    _console(stderr=False).print(grid)
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[ProgressFn]:
+    """A callback that shows a bar a stage on stderr: share done, time passed, time left. Lines instead where it is no terminal."""
+    if quiet:
+        yield silent
+        return
+    if not sys.stderr.isatty():
+        yield _line_reporter()
+        return
+    from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description:<12}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"),
+    )  # fmt: skip
+    with Bars(*columns, console=_console(stderr=True)) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(event: Progress) -> None:
+            if event.stage not in tasks:
+                tasks[event.stage] = bars.add_task(event.stage, total=event.total or None, note="")
+            bars.update(tasks[event.stage], completed=event.done, total=event.total or None, note=event.note)
+
+        yield show
+
+
+def _line_reporter() -> Callable[[Progress], None]:
+    """One line a stage when it begins and one when it is done: what a log file wants."""
+    begun: set[str] = set()
+    ended: set[str] = set()
+
+    def show(event: Progress) -> None:
+        if event.stage not in begun:
+            begun.add(event.stage)
+            print(f"{event.stage} …", file=sys.stderr, flush=True)
+        if event.total and event.done >= event.total and event.stage not in ended:
+            ended.add(event.stage)
+            print(f"{event.stage} done{': ' + event.note if event.note else ''}", file=sys.stderr, flush=True)
+
+    return show
+
+
+def human_bytes(count: float) -> str:
+    """Bytes in the unit that reads best: 14.7 MB (powers of ten, as disks are sold)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

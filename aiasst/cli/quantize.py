@@ -1,0 +1,15 @@
+"""`aiasst quantize`."""
+
+from __future__ import annotations
+
+import typer
+
+EXAMPLES = ""
+
+
+def command() -> None:
+    """Not written yet."""
+    raise typer.Exit(2)
+
+
+command.__name__ = "quantize"
