@@ -1,12 +1,12 @@
 """aiasst takes a checkpoint and a machine and gives back the fastest assistant this machine can run without getting dumber.
 
-    checkpoint ──convert──▶ model folder (ONNX fp32) ──quantize──▶ model folder (int2/4/8, w8a8, fp16) ─┐
-                                                          ▲                                             ├─▶ run · chat
-    this machine ──profile──▶ device.json ────────────────┴─────────────────────────────────────────────┘
+checkpoint ──convert──▶ model folder (ONNX fp32) ──quantize──▶ model folder (int2/4/8, w8a8, fp16) ─┐
+                                                      ▲                                             ├─▶ run · chat
+this machine ──profile──▶ device.json ────────────────┴─────────────────────────────────────────────┘
 
-    >>> from aiasst import QuantConfig, convert, load, profile, quantize
-    >>> folder = convert("path/to/checkpoint", "model")
-    >>> small = QuantConfig(weight_bits=4).apply(folder)
+>>> from aiasst import QuantConfig, convert, load, profile, quantize
+>>> folder = convert("path/to/checkpoint", "model")
+>>> small = QuantConfig(weight_bits=4).apply(folder)
 """
 
 from __future__ import annotations

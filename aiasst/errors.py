@@ -1,17 +1,17 @@
 """The error tree: every failure a user can do something about. Knows nothing of the rest of the program.
 
-    AiasstError                   message, hint, exit code 1
-    ├── UsageError                a value on the command line or in the Python call makes no sense
-    ├── CheckpointError           the checkpoint is missing, damaged, unsafe or not understood
-    │   └── UnsupportedModelError nobody here can export this model type or task
-    ├── ExportError               an exporter or the graph finish failed on a checkpoint that looks sound
-    │   └── VerificationError     the converted model does not compute what the original computes
-    ├── ArtifactError             one of our own files (model folder, recipe, device config, jsonl) is missing or wrong
-    ├── PromptError               one request cannot be served (too long, malformed); the others can
-    ├── ResourceError             memory, disk or a provider is not there
-    ├── NetworkError              the hub did not answer, or must not be asked
-    ├── MissingExtraError         an optional part of the installation is needed; the hint is the install command
-    └── BudgetRefused             a size, accuracy or memory budget cannot be met; exit code 3
+AiasstError                   message, hint, exit code 1
+├── UsageError                a value on the command line or in the Python call makes no sense
+├── CheckpointError           the checkpoint is missing, damaged, unsafe or not understood
+│   └── UnsupportedModelError nobody here can export this model type or task
+├── ExportError               an exporter or the graph finish failed on a checkpoint that looks sound
+│   └── VerificationError     the converted model does not compute what the original computes
+├── ArtifactError             one of our own files (model folder, recipe, device config, jsonl) is missing or wrong
+├── PromptError               one request cannot be served (too long, malformed); the others can
+├── ResourceError             memory, disk or a provider is not there
+├── NetworkError              the hub did not answer, or must not be asked
+├── MissingExtraError         an optional part of the installation is needed; the hint is the install command
+└── BudgetRefused             a size, accuracy or memory budget cannot be met; exit code 3
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class MissingExtraError(AiasstError):
         return type(self), (self.package, self.extra)
 
 
-class BudgetRefused(AiasstError):
+class BudgetRefused(AiasstError):  # noqa: N818 - the name says what happened to the user
     """A budget cannot be met; nothing was written."""
 
     exit_code = 3

@@ -11,7 +11,7 @@ from typing import Literal
 from aiasst.artifacts.document import Document, read_json, write_text_atomically
 from aiasst.errors import ArtifactError
 
-DEVICE_CONFIG_VERSION = 1
+DEVICE_CONFIG_VERSION: Literal[1] = 1
 
 
 class Accelerator(Document):

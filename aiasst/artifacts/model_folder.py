@@ -27,7 +27,7 @@ from aiasst.errors import ArtifactError, ResourceError
 MANIFEST_NAME = "aiasst.json"
 GRAPH_NAME = "model.onnx"
 WEIGHTS_NAME = "model.onnx.data"
-MANIFEST_VERSION = 1
+MANIFEST_VERSION: Literal[1] = 1
 
 # Copied along from a checkpoint when present: what is needed to turn text into ids and back, and to know the origin.
 TRAVELLING_FILES = (
@@ -194,7 +194,8 @@ class ModelFolder:
                 raise ArtifactError(f"{path} is incomplete: {name} is missing", "convert or copy it again")
             if file.stat().st_size != record.bytes:
                 raise ArtifactError(
-                    f"{file} has {file.stat().st_size} bytes, the manifest says {record.bytes}", "convert or copy it again"
+                    f"{file} has {file.stat().st_size} bytes, the manifest says {record.bytes}",
+                    "convert or copy it again",
                 )
         return cls(path, manifest)
 
@@ -209,7 +210,9 @@ def inside(folder: Path, name: str) -> Path:
     """`folder / name`, refused where it would leave the folder."""
     target = (folder / name).resolve()
     if not target.is_relative_to(folder.resolve()):
-        raise ArtifactError(f"the path '{name}' leaves the folder {folder}", "do not use this folder: it was tampered with")
+        raise ArtifactError(
+            f"the path '{name}' leaves the folder {folder}", "do not use this folder: it was tampered with"
+        )
     return folder / name
 
 
@@ -222,9 +225,7 @@ def sha256_of(path: Path) -> str:
 def record_files(folder: Path) -> dict[str, FileRecord]:
     """Size and hash of every file under `folder` but the manifest, by relative posix path, sorted."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST_NAME)
-    return {
-        p.relative_to(folder).as_posix(): FileRecord(bytes=p.stat().st_size, sha256=sha256_of(p)) for p in paths
-    }
+    return {p.relative_to(folder).as_posix(): FileRecord(bytes=p.stat().st_size, sha256=sha256_of(p)) for p in paths}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -268,7 +269,9 @@ def refuse_existing(destination: Path, *, force: bool) -> None:
     if not destination.is_dir():
         raise ArtifactError(f"{destination} exists and is not a folder", "choose another destination with -o")
     if not force:
-        raise ArtifactError(f"{destination} already exists", "choose another destination with -o, or --force to replace it")
+        raise ArtifactError(
+            f"{destination} already exists", "choose another destination with -o, or --force to replace it"
+        )
     # --force replaces what we wrote, never somebody's other folder.
     if any(destination.iterdir()) and not (destination / MANIFEST_NAME).exists():
         raise ArtifactError(
@@ -302,5 +305,7 @@ def disk_errors(destination: Path) -> Iterator[None]:
                 "free some space, or choose another disk with -o",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename is not None:
-            raise ResourceError(f"may not write {error.filename}: {error.strerror}", "choose another place with -o") from error
+            raise ResourceError(
+                f"may not write {error.filename}: {error.strerror}", "choose another place with -o"
+            ) from error
         raise

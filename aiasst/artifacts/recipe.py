@@ -38,7 +38,9 @@ class WeightFormat(Document):
             return self
         allowed = INT2_BLOCK_SIZES if self.format == "int2" else BLOCK_SIZES
         if self.block_size not in allowed:
-            raise ValueError(f"{self.format} needs a block_size of {', '.join(map(str, allowed))}, not {self.block_size}")
+            raise ValueError(
+                f"{self.format} needs a block_size of {', '.join(map(str, allowed))}, not {self.block_size}"
+            )
         return self
 
     @property

@@ -13,5 +13,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no note
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A model folder, written by convert or quantize.")]
 Config = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="Device config, written by profile. Without one, this machine is asked briefly."),
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Device config, written by profile. Without one, this machine is asked briefly.",
+    ),
 ]

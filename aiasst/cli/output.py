@@ -47,14 +47,21 @@ def error(failure: AiasstError) -> None:
 
 
 def table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = (), caption: str = ""
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    right: Sequence[str] = (),
+    caption: str = "",
 ) -> None:
     """Print a table on stdout; the columns named in `right` are aligned to the right."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    grid = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left", box=box.SIMPLE_HEAD)
+    grid = Table(
+        title=title, title_justify="left", caption=caption or None, caption_justify="left", box=box.SIMPLE_HEAD
+    )
     for column in columns:
         grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
@@ -64,7 +71,7 @@ def table(
 
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[ProgressFn]:
-    """A callback that shows a bar a stage on stderr: share done, time passed, time left. Lines instead where it is no terminal."""
+    """A callback that shows a bar a stage on stderr: share done, time passed, time left; plain lines where it is no terminal."""
     if quiet:
         yield silent
         return
