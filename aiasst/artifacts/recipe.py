@@ -6,7 +6,6 @@ matches a weight decides. `plan` in the quantize stage turns it into one `Weight
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +13,7 @@ from pydantic import field_validator, model_validator
 
 from aiasst.artifacts.document import Document, read_yaml
 from aiasst.artifacts.model_folder import Role
+from aiasst.artifacts.shipped import data_folder
 from aiasst.errors import ArtifactError
 
 FormatName = Literal["fp32", "fp16", "int8", "int4", "int2", "w8a8"]
@@ -126,11 +126,3 @@ def load_recipe(name_or_path: str) -> Recipe:
     if name_or_path not in shipped and path.suffix not in {".yaml", ".yml"}:
         raise ArtifactError(f"there is no recipe '{name_or_path}'", hint)
     return Recipe.parse(read_yaml(path, "recipe", hint), str(path))
-
-
-def data_folder(name: str) -> Path:
-    """Folder `name` (recipes, calibration, checkpoints) of the installation, or of the checkout in an editable install."""
-    shipped = Path(str(resources.files("aiasst"))) / "_data" / name
-    if shipped.is_dir():
-        return shipped
-    return Path(__file__).resolve().parents[2] / name

@@ -1,15 +1,123 @@
-"""`aiasst inspect`."""
+"""`aiasst inspect`: what a model folder is, from its manifest alone. Opens no graph and no weights."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-EXAMPLES = ""
+from aiasst.cli import output
+from aiasst.cli.options import Folder, Json
+
+if TYPE_CHECKING:
+    from aiasst.artifacts.model_folder import Manifest, ModelFolder, Weight
+
+EXAMPLES = "aiasst inspect story-int4\n\naiasst inspect story-int4 --weights"
 
 
-def command() -> None:
-    """Not written yet."""
-    raise typer.Exit(2)
+def command(
+    folder: Folder,
+    weights: Annotated[
+        bool, typer.Option("--weights", "-w", help="List every weight: role, layer, shape, format, bytes.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read every file and compare its hash with the manifest.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show what a model folder is: source, task, architecture, formats, accuracy of the conversion."""
+    from aiasst.artifacts.model_folder import ModelFolder
+
+    model = ModelFolder.open(folder)
+    if check:
+        model.check_hashes()
+    if json:
+        output.document(model.manifest.model_dump(mode="json"))
+        return
+    output.table(str(folder), ("", ""), _facts(model, hashes_checked=check))
+    output.table("Weights by role", *_by_role(model.manifest), right=("weights", "bytes", "share"))
+    if weights:
+        output.table("Weights", *_every_weight(model.manifest), right=("layer", "bytes"))
 
 
 command.__name__ = "inspect"
+
+
+def _facts(model: ModelFolder, *, hashes_checked: bool) -> list[tuple[str, str]]:
+    manifest = model.manifest
+    source = manifest.source
+    facts = [
+        ("source", f"{source.name} ({source.kind}{f', {source.revision[:12]}' if source.revision else ''})"),
+        ("task", manifest.task),
+        ("made by", f"aiasst {manifest.aiasst_version}, exporter {manifest.exporter}"),
+    ]
+    if shape := manifest.shape:
+        facts += [
+            (
+                "architecture",
+                f"{shape.model_type}, {shape.layers} layers, hidden {shape.hidden_size}, vocabulary {shape.vocab_size}",
+            ),
+            (
+                "attention",
+                f"{shape.heads} heads, {shape.kv_heads} KV heads of {shape.head_dim}; context {shape.context_length}",
+            ),
+        ]
+    facts.append(("size", f"{output.human_bytes(model.weight_bytes)} graph and weights"))
+    if quantization := manifest.quantization:
+        facts.append(
+            (
+                "quantized",
+                f"recipe {quantization.recipe}, {quantization.algorithm}, {quantization.bits_per_weight:.2f} bits per weight",
+            )
+        )
+    if verified := manifest.verification:
+        facts.append(
+            (
+                "verified",
+                f"against {verified.reference} on {verified.tokens} tokens: largest difference {verified.max_abs_diff:.1e}, "
+                f"top-1 agreement {verified.top1_agreement:.2%}",
+            )
+        )
+    facts.append(
+        (
+            "files",
+            f"{len(manifest.files)}, {'every hash is right' if hashes_checked else 'sizes are right (--check reads them)'}",
+        )
+    )
+    return facts
+
+
+def _by_role(manifest: Manifest) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    groups: dict[tuple[str, str], list[Weight]] = {}
+    for weight in manifest.weights.values():
+        groups.setdefault((weight.role, _format_label(weight)), []).append(weight)
+    total = sum(weight.bytes for weight in manifest.weights.values()) or 1
+    rows = [
+        (role, label, str(len(group)), output.human_bytes(size := _bytes(group)), f"{size / total:.1%}")
+        for (role, label), group in sorted(groups.items(), key=lambda item: -_bytes(item[1]))
+    ]
+    return ("role", "format", "weights", "bytes", "share"), rows
+
+
+def _every_weight(manifest: Manifest) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    rows = [
+        (
+            name,
+            weight.role,
+            "" if weight.layer is None else str(weight.layer),
+            " x ".join(map(str, weight.shape)),
+            _format_label(weight),
+            str(weight.bytes),
+        )
+        for name, weight in manifest.weights.items()
+    ]
+    return ("name", "role", "layer", "shape", "format", "bytes"), rows
+
+
+def _format_label(weight: Weight) -> str:
+    return f"{weight.format} (shared)" if weight.shared_with else weight.format
+
+
+def _bytes(weights: Iterable[Weight]) -> int:
+    return sum(weight.bytes for weight in weights)

@@ -1,0 +1,45 @@
+# Two commands to know: `make demo` runs the main job, `make test` passes the tests. Each installs what it needs into .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+DEMO   := demo
+
+.PHONY: help demo test check fix bench story wheel clean
+help:
+	@echo "make demo   convert, quantize and profile, then let the small story model answer (about a minute)"
+	@echo "make test   run the tests"
+	@echo "make check  ruff, mypy strict, import-linter"
+	@echo "make fix    format and mend what ruff can mend"
+	@echo "make bench  accuracy and speed tables (benchmarks/)"
+	@echo "make story  build the shipped story model folder anew from its checkpoint"
+	@echo "make wheel  build the wheel into dist/"
+	@echo "make clean  remove everything that was built"
+
+# The stamp depends on what is installed, so that a changed constraint installs again and nothing else does.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group dev -e '.[convert]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	@sh benchmarks/demo.sh $(BIN)/aiasst $(DEMO)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.installed
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) $(DEMO) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
