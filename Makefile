@@ -23,7 +23,19 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/.installed
-	@sh benchmarks/demo.sh $(BIN)/aiasst $(DEMO)
+	@echo "--- 1. a trained checkpoint becomes ONNX"
+	$(BIN)/aiasst convert checkpoints/story-7m -o $(DEMO)/story --force
+	@echo "--- 2. ... becomes int4"
+	$(BIN)/aiasst quantize $(DEMO)/story --recipe int4 -o $(DEMO)/story-int4 --force
+	@echo "--- 3. ... meets the machine it runs on"
+	$(BIN)/aiasst profile $(DEMO)/story-int4 -o $(DEMO)/device.json --force
+	@echo "--- 4. ... answers twelve prompts at once"
+	$(BIN)/aiasst run $(DEMO)/story-int4 --config $(DEMO)/device.json benchmarks/prompts/story.jsonl \
+		-o $(DEMO)/answers.jsonl --restart --max-tokens 80 --seed 1
+	@echo "--- 5. ... and tells a story"
+	@echo "Once upon a time there was a little girl who" | \
+		$(BIN)/aiasst chat $(DEMO)/story-int4 --config $(DEMO)/device.json --max-tokens 120 --seed 7
+	@echo "--- Next:  $(BIN)/aiasst chat $(DEMO)/story-int4      answers of step 4: $(DEMO)/answers.jsonl"
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q

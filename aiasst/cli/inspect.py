@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +12,9 @@ from aiasst.cli.options import Folder, Json
 
 if TYPE_CHECKING:
     from aiasst.artifacts.model_folder import Manifest, ModelFolder, Weight
+
+_Grid = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Column names and rows of a table."""
 
 EXAMPLES = "aiasst inspect story-int4\n\naiasst inspect story-int4 --weights"
 
@@ -88,7 +91,7 @@ def _facts(model: ModelFolder, *, hashes_checked: bool) -> list[tuple[str, str]]
     return facts
 
 
-def _by_role(manifest: Manifest) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _by_role(manifest: Manifest) -> _Grid:
     groups: dict[tuple[str, str], list[Weight]] = {}
     for weight in manifest.weights.values():
         groups.setdefault((weight.role, _format_label(weight)), []).append(weight)
@@ -100,7 +103,7 @@ def _by_role(manifest: Manifest) -> tuple[tuple[str, ...], list[tuple[str, ...]]
     return ("role", "format", "weights", "bytes", "share"), rows
 
 
-def _every_weight(manifest: Manifest) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _every_weight(manifest: Manifest) -> _Grid:
     rows = [
         (
             name,

@@ -1,0 +1,36 @@
+"""What is printed where, in a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import pytest
+
+from aiasst.cli import output
+from aiasst.progress import Progress
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (14_696_720, "14.7 MB"), (5e9, "5.0 GB"), (2e12, "2.0 TB")],
+)
+def test_human_bytes(count: float, text: str) -> None:
+    assert output.human_bytes(count) == text
+
+
+def test_progress_in_a_pipe_is_two_lines_a_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.progress() as report:
+        for done in range(4):
+            report(Progress("export", done, 3, f"layer {done}"))
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == ["export …", "export done: layer 3"]
+
+
+def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.progress(quiet=True) as report:
+        report(Progress("export", 1, 1))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_table_cells_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    output.table("sizes", ("name", "bytes"), [("[bold]x[/]", 12)], right=("bytes",))
+    assert "[bold]x[/]" in capsys.readouterr().out

@@ -1,0 +1,65 @@
+"""The public face: its names, and what an import of it must not load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import aiasst
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "onnxruntime",
+    "onnx",
+    "onnx_ir",
+    "mobius",
+    "optimum",
+    "numpy",
+    "pydantic",
+    "huggingface_hub",
+)
+
+
+def loaded_by(code: str) -> set[str]:
+    listing = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; sys.stderr.write(' '.join(sys.modules))"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return set(listing.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import aiasst",
+        "import sys, aiasst.cli.app as a; sys.argv = ['aiasst', '--help']\ntry: a.main()\nexcept SystemExit: pass",
+        "import sys, aiasst.cli.app as a; sys.argv = ['aiasst', 'quantize', '--help']\ntry: a.main()\nexcept SystemExit: pass",
+    ],
+    ids=["import", "help", "command help"],
+)
+def test_nothing_heavy_is_loaded(code: str) -> None:
+    assert loaded_by(code).isdisjoint(HEAVY)
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(aiasst, name) is not None for name in aiasst.__all__)
+    assert sorted(aiasst.__all__) == dir(aiasst)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        aiasst.nonsense  # noqa: B018
+
+
+def test_the_light_runtime_needs_no_torch() -> None:
+    """run, chat, profile and inspect work in an installation without the extra `convert`."""
+    block = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in {'torch', 'transformers', 'onnx', 'onnx_ir', 'mobius', 'optimum', 'safetensors'}:\n"
+        "            raise ImportError(f'{name} is not part of the light runtime')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+    )
+    loaded = loaded_by(block + "import aiasst.run, aiasst.chat, aiasst.profile, aiasst.engine.text, aiasst.evaluate")
+    assert "aiasst.engine.text" in loaded
