@@ -77,7 +77,9 @@ def main() -> None:
         return torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=generator)
 
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    (arguments.folder / "config.json").write_text(json.dumps(CONFIG | {"num_hidden_layers": arguments.layers}, indent=2))
+    (arguments.folder / "config.json").write_text(
+        json.dumps(CONFIG | {"num_hidden_layers": arguments.layers}, indent=2)
+    )
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         shutil.copyfile(STORY / name, arguments.folder / name)  # ids below 4096 are enough to feed it
     weights = {name: parameter(shape) for name, shape in shapes(arguments.layers).items()}
