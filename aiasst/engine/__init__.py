@@ -1,0 +1,9 @@
+"""Generating with a model: requests in, tokens out, many at once.
+
+text.py       TextEngine: text in, pieces of text out (tokenizer, stop strings, usage)
+engine.py     Engine: ids in, ids out; runs the session
+scheduler.py  who runs next and in which row (ids and lengths only)
+prefix.py     which row a prompt may begin with
+cache.py      the arrays of the KV cache: rows, buckets of capacity, the memory ceiling
+sampling.py   logits → the next token
+"""

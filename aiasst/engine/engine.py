@@ -1,0 +1,291 @@
+"""Requests in, tokens out: runs the session as the scheduler says, on one cache. Knows ids only.
+
+One `step` is one run of the session: a chunk of one prompt, or one token for every answer under way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aiasst.engine.cache import CacheShape, KVCache, budget_under
+from aiasst.engine.prefix import Resident, place
+from aiasst.engine.requests import Event, Finished, Request, Sampling
+from aiasst.engine.sampling import sample
+from aiasst.engine.scheduler import Decode, Prefill, Scheduler, Swap
+from aiasst.errors import PromptError
+
+__all__ = ["Decoder", "Engine", "EngineStats", "Event", "Request", "Sampling"]
+
+Ids = npt.NDArray[np.int64]
+CHUNK = 256
+"""Tokens of a prompt that are read in one run, between the tokens of the others."""
+
+
+class Decoder(Protocol):
+    """What the engine needs of a session; `runtime.session.DecoderSession` is the real one."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int
+    cache_dtype: np.dtype[Any]
+    weight_bytes: int
+
+    def step(
+        self, ids: Ids, lengths: Sequence[int], cache_rows: Sequence[npt.NDArray[Any]], all_logits: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """ids [rows, new] → logits [rows, vocabulary] of each row's last token."""
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """What the engine has done since it was made; tokens and seconds add up over requests."""
+
+    steps: int
+    prefill_tokens: int
+    """Tokens of prompts that were computed."""
+    cached_tokens: int
+    """Tokens of prompts that were taken from the cache."""
+    decoded_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    slots: int
+    """Rows of the cache now; fewer than asked for while long sequences need the memory."""
+    capacity: int
+    """Tokens that a row of the cache has room for now."""
+    cache_bytes: int
+
+
+class _Sequence:
+    """One request on its way: its tokens, and how many of them are in the cache."""
+
+    def __init__(self, request: Request, limit: int) -> None:
+        self.request = request
+        self.limit = limit
+        """Tokens of prompt and answer together, at most."""
+        self.length = self.prompt_length = len(request.prompt)
+        self.resident = Resident(np.empty(limit, np.int64))
+        self.resident.tokens[: self.length] = request.prompt
+        self.generator = np.random.default_rng(request.sampling.seed)
+        self.cached_tokens = 0
+
+    @property
+    def tokens(self) -> Ids:
+        return self.resident.tokens[: self.length]
+
+    def append(self, token: int) -> None:
+        self.resident.tokens[self.length] = token
+        self.length += 1
+
+
+class Engine:
+    """Continuous batching over one session: `submit` requests at any time, call `step` while `busy`."""
+
+    def __init__(
+        self, session: Decoder, *, slots: int, memory_ceiling_bytes: int | None = None, chunk: int = CHUNK
+    ) -> None:
+        """`slots` sequences at once, fewer where they do not fit under the ceiling (weights and cache together).
+
+        Raises:
+            ResourceError: not even one sequence fits.
+        """
+        shape = CacheShape(session.layers, session.kv_heads, session.head_dim, session.cache_dtype)
+        self._session = session
+        self._budget = budget_under(
+            memory_ceiling_bytes,
+            weight_bytes=session.weight_bytes,
+            working_bytes=slots * session.vocab_size * np.dtype(np.float32).itemsize,
+            shape=shape,
+            slots=slots,
+            context=session.context_length,
+        )
+        capacity = self._budget.capacity_for(1)
+        self._cache = KVCache(shape, self._budget.slots_for(capacity), capacity)
+        self._scheduler = Scheduler(self._cache.slots, chunk)
+        self._residents = [Resident() for _ in range(self._cache.slots)]
+        self._sequences: dict[str, _Sequence] = {}
+        self._events: list[Event] = []
+        self._clock = 0
+        self._prefill_tokens = self._cached_tokens = self._decoded_tokens = 0
+        self._prefill_seconds = self._decode_seconds = 0.0
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a prompt and its answer may have together: the model's context, or what the memory ceiling leaves."""
+        return self._budget.longest
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has something to do or to deliver."""
+        return self._scheduler.busy or bool(self._events)
+
+    @property
+    def free_slots(self) -> int:
+        """Requests that could begin without waiting for another to end."""
+        return max(0, self._scheduler.slots - len(self._sequences))
+
+    @property
+    def stats(self) -> EngineStats:
+        """What has been done so far."""
+        return EngineStats(
+            steps=self._clock,
+            prefill_tokens=self._prefill_tokens,
+            cached_tokens=self._cached_tokens,
+            decoded_tokens=self._decoded_tokens,
+            prefill_seconds=self._prefill_seconds,
+            decode_seconds=self._decode_seconds,
+            slots=self._cache.slots,
+            capacity=self._cache.capacity,
+            cache_bytes=self._cache.bytes,
+        )
+
+    def submit(self, request: Request) -> None:
+        """Put a request in line.
+
+        Raises:
+            PromptError: the prompt is empty, has an id outside the vocabulary, or leaves no token of the context for an
+                answer (with the numbers); or a request of this id is under way.
+        """
+        self._check(request)
+        limit = min(len(request.prompt) + request.sampling.max_tokens, self.context_length)
+        self._sequences[request.id] = _Sequence(request, limit)
+        self._scheduler.submit(request.id, len(request.prompt))
+
+    def cancel(self, request_id: str, *, silent: bool = False) -> None:
+        """End a request now, wherever it is; the next step says so, unless `silent`. An unknown or ended one is left alone."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            self._end(sequence, None if silent else "cancelled", None)
+
+    def step(self) -> list[Event]:
+        """Run the session once, if there is work, and give what happened since the last step.
+
+        Raises:
+            ArtifactError, ResourceError: the session failed; the requests under way stay as they were.
+        """
+        self._admit()
+        work = self._scheduler.next()
+        self._clock += 1
+        if isinstance(work, Prefill):
+            self._prefill(work)
+        elif isinstance(work, Decode):
+            self._decode(work)
+        events, self._events = self._events, []
+        return events
+
+    def _check(self, request: Request) -> None:
+        if request.id in self._sequences:
+            raise PromptError(f"a request with the id '{request.id}' is under way", "give every request its own id")
+        if not request.prompt:
+            raise PromptError("the prompt is empty", "write at least one word")
+        if min(request.prompt) < 0 or max(request.prompt) >= self._session.vocab_size:
+            raise PromptError(
+                f"the prompt has a token outside the vocabulary of {self._session.vocab_size}",
+                "the tokenizer belongs to another model: convert the checkpoint again",
+            )
+        tokens, room = len(request.prompt), self.context_length
+        if tokens + 1 > room:
+            whose = "the model's context" if room == self._session.context_length else "what the memory ceiling leaves"
+            raise PromptError(
+                f"the prompt has {tokens} tokens and needs one more for the answer; {whose} is {room} tokens",
+                "shorten the prompt" if room == self._session.context_length else "shorten it, or raise the ceiling",
+            )
+
+    def _admit(self) -> None:
+        """Let the first in line begin, if a row is free and there is memory for all it may need."""
+        request_id = self._scheduler.next_in_line
+        if request_id is None or not self._make_room(self._sequences[request_id]):
+            return
+        sequence = self._sequences[request_id]
+        placement = place(sequence.tokens, self._residents, self._scheduler.free_rows)
+        if placement.source != placement.row:
+            self._cache.copy(placement.source, placement.row, placement.length)
+        self._scheduler.admit(placement.row, placement.length)
+        sequence.cached_tokens = sequence.resident.cached = placement.length
+        self._cached_tokens += placement.length
+        self._residents[placement.row] = sequence.resident
+
+    def _make_room(self, sequence: _Sequence) -> bool:
+        """Size the cache so that every answer under way and this one can reach their limits; False: it must wait."""
+        decoding = self._scheduler.decoding
+        longest = max(sequence.limit, *(self._sequences[i].limit for i in decoding), 0)
+        capacity = self._budget.capacity_for(longest)
+        slots = self._budget.slots_for(capacity)
+        if slots <= len(decoding):
+            return False
+        if capacity > self._cache.capacity or self._cache.slots <= len(decoding):
+            self._resize(slots, capacity)
+        return True
+
+    def _resize(self, slots: int, capacity: int) -> None:
+        for resident in self._residents:
+            resident.cached = min(resident.cached, capacity)
+        self._cache.resize(slots, capacity, [resident.cached for resident in self._residents])
+        kept = self._residents[:slots]
+        self._residents = kept + [Resident() for _ in range(slots - len(kept))]
+        self._scheduler.resize(slots)
+
+    def _prefill(self, work: Prefill) -> None:
+        sequence = self._sequences[work.request_id]
+        end = work.start + work.count
+        began = time.perf_counter()
+        logits = self._session.step(sequence.tokens[None, work.start : end], (end,), self._cache.rows(work.row, 1))
+        self._prefill_seconds += time.perf_counter() - began
+        self._prefill_tokens += work.count
+        sequence.resident.cached, sequence.resident.used = end, self._clock
+        self._swap(self._scheduler.prefilled(work.count))
+        if work.last:
+            self._choose([sequence], logits)
+
+    def _decode(self, work: Decode) -> None:
+        sequences = [self._sequences[request_id] for request_id in work.request_ids]
+        ids = np.array([[sequence.tokens[-1]] for sequence in sequences], np.int64)
+        began = time.perf_counter()
+        logits = self._session.step(ids, [s.length for s in sequences], self._cache.rows(0, len(sequences)))
+        self._decode_seconds += time.perf_counter() - began
+        self._decoded_tokens += len(sequences)
+        for sequence in sequences:
+            sequence.resident.cached, sequence.resident.used = sequence.length, self._clock
+        self._choose(sequences, logits)
+
+    def _choose(self, sequences: list[_Sequence], logits: npt.NDArray[np.float32]) -> None:
+        """Sample the next token of each sequence and tell it."""
+        tokens = sample(
+            logits,
+            [s.request.sampling for s in sequences],
+            [s.tokens for s in sequences],
+            [s.generator for s in sequences],
+        )
+        # From the last row up: where several end at once, none is moved into a hole only to leave it.
+        for sequence, token in reversed(list(zip(sequences, tokens.tolist(), strict=True))):
+            self._accept(sequence, token)
+
+    def _accept(self, sequence: _Sequence, token: int) -> None:
+        if token in sequence.request.stop_ids:
+            self._end(sequence, "stop", None)
+            return
+        sequence.append(token)
+        if sequence.length == sequence.limit:
+            self._end(sequence, "length", token)
+        else:
+            self._events.append(Event(sequence.request.id, token, None, sequence.cached_tokens))
+
+    def _end(self, sequence: _Sequence, finished: Finished | None, token: int | None) -> None:
+        del self._sequences[sequence.request.id]
+        self._swap(self._scheduler.leave(sequence.request.id))
+        if finished is not None:
+            self._events.append(Event(sequence.request.id, token, finished, sequence.cached_tokens))
+
+    def _swap(self, swap: Swap | None) -> None:
+        if swap is None:
+            return
+        first, second = self._residents[swap.first], self._residents[swap.second]
+        self._cache.swap(swap.first, swap.second, first.cached, second.cached)
+        self._residents[swap.first], self._residents[swap.second] = second, first

@@ -1,0 +1,76 @@
+"""What goes into the engine and what comes out of it, in token ids. Knows no text, no scheduler and no session."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from aiasst.errors import PromptError
+
+Finished = Literal["stop", "length", "cancelled"]
+"""Why an answer ended: a stop id or stop string, the limit of tokens (asked for, or the context's), or a cancellation."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; the filters and their order are told in `sampling.py`.
+
+    Raises:
+        PromptError: a value outside its range.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 1.0
+    """0 is greedy: the most likely token."""
+    top_k: int = 0
+    """0: no limit."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    """The same seed gives the same answer, alone or in a batch. None: a new one every time."""
+
+    def __post_init__(self) -> None:
+        _demand(_whole(self.max_tokens, 1), "max_tokens", self.max_tokens, "a whole number from 1")
+        _demand(_number(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0 or more")
+        _demand(_whole(self.top_k, 0), "top_k", self.top_k, "a whole number from 0 (0: no limit)")
+        _demand(_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        _demand(_number(self.min_p) and 0 <= self.min_p <= 1, "min_p", self.min_p, "from 0 to 1")
+        penalty = self.repetition_penalty
+        _demand(_number(penalty) and penalty > 0, "repetition_penalty", penalty, "above 0 (1: none)")
+        _demand(self.seed is None or _whole(self.seed, 0), "seed", self.seed, "a whole number from 0")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt in ids, to be continued until a stop id or the limit of tokens."""
+
+    id: str
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    stop_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Event:
+    """One token of an answer, its end, or both at once. A stop id ends an answer and is no token of it."""
+
+    request_id: str
+    token: int | None
+    finished: Finished | None
+    cached_tokens: int = 0
+    """Tokens of the prompt that were found in the cache and not computed again."""
+
+
+def _demand(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise PromptError(f"{name} is {value!r}", f"{name} must be {wanted}")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -1,0 +1,195 @@
+"""Text in, pieces of text out: the engine with a tokenizer around it. Knows no cache, no session and no terminal."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from aiasst.artifacts.device import DeviceConfig
+from aiasst.artifacts.model_folder import ModelFolder
+from aiasst.engine.engine import Engine
+from aiasst.engine.requests import Event, Finished, Request, Sampling
+from aiasst.engine.stop import StopFilter
+from aiasst.errors import PromptError
+from aiasst.runtime.session import DecoderSession, settings_from
+from aiasst.tokenizer import Detokenizer, Message, Tokenizer
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """A prompt to continue, or messages to answer with the chat template: exactly one of the two."""
+
+    id: str
+    prompt: str | None
+    messages: tuple[Message, ...] | None
+    sampling: Sampling
+    stop: tuple[str, ...] = ()
+    """The answer ends before the first of these strings; it is not part of the answer."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one request."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    """Of the prompt, those that were in the cache already."""
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class TextEvent:
+    """A piece of an answer; the last one says why it ended and what it took."""
+
+    request_id: str
+    text: str
+    finished: Finished | None
+    usage: Usage | None
+
+
+@dataclass
+class _Answer:
+    """An answer under way."""
+
+    detokenizer: Detokenizer
+    stop: StopFilter
+    prompt_tokens: int
+    completion_tokens: int = 0
+
+
+class TextEngine:
+    """A model folder that answers: `submit` requests, then call `step` until it is no longer `busy`.
+
+    Raises:
+        ArtifactError: the folder is no text generator, or lacks its tokenizer.
+        ResourceError: the execution provider does not load, or the model does not fit under the memory ceiling.
+    """
+
+    def __init__(self, folder: ModelFolder, config: DeviceConfig) -> None:
+        decisions = config.decisions
+        tokenizer = Tokenizer.load(folder.path)
+        engine = Engine(
+            DecoderSession.open(folder, settings_from(decisions)),
+            slots=decisions.slots.value,
+            memory_ceiling_bytes=decisions.memory_ceiling_bytes.value,
+        )
+        self._assemble(tokenizer, engine, folder.manifest.tokens.eos)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, engine: Engine, stop_ids: tuple[int, ...] = ()) -> TextEngine:
+        """A TextEngine of parts that exist already."""
+        made = cls.__new__(cls)
+        made._assemble(tokenizer, engine, stop_ids)
+        return made
+
+    def _assemble(self, tokenizer: Tokenizer, engine: Engine, stop_ids: tuple[int, ...]) -> None:
+        self.tokenizer = tokenizer
+        self.engine = engine
+        self._stop_ids = tuple(dict.fromkeys((*stop_ids, *tokenizer.eos_ids)))
+        self._answers: dict[str, _Answer] = {}
+        self._undelivered: deque[TextEvent] = deque()
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has something to do or to deliver."""
+        return self.engine.busy or bool(self._undelivered)
+
+    @property
+    def free_slots(self) -> int:
+        """Requests that could begin now; more may be submitted, they wait in line."""
+        return self.engine.free_slots
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        return self.engine.context_length
+
+    def encode(self, request: TextRequest) -> list[int]:
+        """The ids of the request's prompt, or of its messages in the chat template.
+
+        Raises:
+            PromptError: neither or both are given, there is no chat template, it refuses the messages, or nothing is left to read.
+        """
+        if (request.prompt is None) == (request.messages is None):
+            raise PromptError("a request has either a prompt or messages", "give one of the two")
+        if request.messages is not None:
+            if not self.tokenizer.has_chat_template:
+                raise PromptError(
+                    "this model has no chat template, so it cannot answer messages", "give a prompt to continue instead"
+                )
+            ids = self.tokenizer.encode_chat(request.messages)
+        else:
+            ids = self.tokenizer.encode(request.prompt or "")
+        if not ids and self.tokenizer.bos_id is not None:
+            return [self.tokenizer.bos_id]
+        if not ids:
+            raise PromptError("the prompt is empty", "write at least one word")
+        return ids
+
+    def submit(self, request: TextRequest) -> None:
+        """Put a request in line. Its id must not be that of a request still under way.
+
+        Raises:
+            PromptError: see `encode`; or the prompt is longer than the context, with the numbers.
+        """
+        ids = self.encode(request)
+        self.engine.submit(Request(request.id, tuple(ids), request.sampling, self._stop_ids))
+        self._answers[request.id] = _Answer(self.tokenizer.detokenizer(), StopFilter(request.stop), len(ids))
+
+    def cancel(self, request_id: str) -> None:
+        """End an answer now; its last event says "cancelled". Nothing happens when it has ended already."""
+        self.engine.cancel(request_id)
+
+    def step(self) -> list[TextEvent]:
+        """Compute a little (a chunk of one prompt, or one token of every active answer) and give what came of it."""
+        if self._undelivered:
+            events = list(self._undelivered)
+            self._undelivered.clear()
+            return events
+        return [made for event in self.engine.step() if (made := self._in_text(event)) is not None]
+
+    def generate(self, request: TextRequest) -> Iterator[TextEvent]:
+        """Submit one request and give its events until it ends; leaving the loop early cancels it.
+
+        Events of other requests under way are kept for the next `step`.
+        """
+        self.submit(request)
+        others: list[TextEvent] = []
+        finished = False
+        try:
+            while not finished:
+                events = self.step()
+                others += [event for event in events if event.request_id != request.id]
+                for event in events:
+                    if event.request_id == request.id:
+                        finished = event.finished is not None
+                        yield event
+        finally:
+            if not finished:
+                self._forget(request.id)
+            self._undelivered.extend(others)
+
+    def _forget(self, request_id: str) -> None:
+        self._answers.pop(request_id, None)
+        self.engine.cancel(request_id, silent=True)
+
+    def _in_text(self, event: Event) -> TextEvent | None:
+        answer = self._answers.get(event.request_id)
+        if answer is None:  # submitted to the engine directly: not ours to tell
+            return None
+        piece, stopped = "", False
+        if event.token is not None:
+            answer.completion_tokens += 1
+            piece, stopped = answer.stop.feed(answer.detokenizer.feed(event.token))
+        if event.finished is not None and not stopped:
+            rest, stopped = answer.stop.feed(answer.detokenizer.flush())
+            piece += rest
+            if not stopped:
+                piece += answer.stop.flush()
+        finished: Finished | None = "stop" if stopped else event.finished
+        if finished is None:
+            return TextEvent(event.request_id, piece, None, None) if piece else None
+        self._forget(event.request_id)
+        usage = Usage(answer.prompt_tokens, event.cached_tokens, answer.completion_tokens)
+        return TextEvent(event.request_id, piece, finished, usage)
