@@ -1,0 +1,210 @@
+"""A Hugging Face checkpoint folder on disk: what belongs to it, its configuration, its weight files, all checked from headers.
+
+Knows neither the hub nor GGUF, and reads no weight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from aiasst.convert.safetensors_file import read_header
+from aiasst.errors import CheckpointError, MissingExtraError
+from aiasst.progress import Progress, ProgressFn, silent
+
+SAFETENSORS = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+PICKLE = "pytorch_model.bin"
+PICKLE_INDEX = "pytorch_model.bin.index.json"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+)
+"""What a checkpoint has beside its weights and we have a use for: configuration, tokenizer, chat template, pooling."""
+
+# What training leaves behind has the suffix of pickled weights and is none.
+_TRAINING_LEFTOVERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "trainer_state")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The parsed config.json of a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, it is no JSON object, or it has no model_type.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no config.json, so it is no checkpoint", _hint_for(folder))
+    config = _read_object(path)
+    if not isinstance(config.get("model_type"), str) or not config["model_type"]:
+        raise CheckpointError(
+            f"{path} has no model_type, so nobody can tell what model this is",
+            "use the Hugging Face form of the checkpoint (transformers' save_pretrained writes it)",
+        )
+    return config
+
+
+def _hint_for(folder: Path) -> str:
+    if (folder / "adapter_config.json").exists():
+        return "this is an adapter (LoRA): merge it into its base model first, then convert the result"
+    if (folder / "aiasst.json").exists():
+        return f"this is a converted model folder already: aiasst inspect {folder}"
+    gguf = sorted(folder.glob("*.gguf"))
+    if gguf:
+        return f"name the GGUF file itself: {gguf[0]}"
+    return "give the folder with config.json, *.safetensors and tokenizer.json"
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{path} is not UTF-8 text", "fetch the file again") from None
+    except json.JSONDecodeError as error:
+        raise CheckpointError(
+            f"{path} is not valid JSON (line {error.lineno}: {error.msg})", "fetch the file again"
+        ) from None
+    except RecursionError:
+        raise CheckpointError(f"{path} is nested too deeply", "fetch the file again") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} is not a JSON object", "fetch the file again")
+    return data
+
+
+def refuse_custom_code(config: Mapping[str, Any], *, trust_remote_code: bool) -> None:
+    """Raise CheckpointError where the model is code in the checkpoint that transformers does not have itself."""
+    if trust_remote_code or not config.get("auto_map"):
+        return
+    try:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    except ImportError:
+        raise MissingExtraError("transformers", "convert") from None
+    if config["model_type"] not in CONFIG_MAPPING_NAMES:
+        raise CheckpointError(
+            f"the model type '{config['model_type']}' is Python code that comes with the checkpoint; "
+            "converting it means running that code on this machine with your rights",
+            "read the .py files of the checkpoint; if you trust them: --trust-remote-code",
+        )
+
+
+def safetensors_files(folder: Path) -> list[Path]:
+    """The weight files in name order, found sound from their headers; empty where the folder has no safetensors weights.
+
+    Raises:
+        CheckpointError: a file is damaged, the index names a shard that is missing or outside the folder,
+            or a tensor that its shard does not have.
+    """
+    if (folder / SAFETENSORS).exists():
+        read_header(folder / SAFETENSORS)
+        return [folder / SAFETENSORS]
+    if not (folder / SAFETENSORS_INDEX).exists():
+        return []
+    shards = read_index(folder / SAFETENSORS_INDEX)
+    for shard, names in shards.items():
+        missing = names - read_header(folder / shard).keys()
+        if missing:
+            raise CheckpointError(
+                f"{shard} has no tensor '{min(missing)}', which {SAFETENSORS_INDEX} says it has",
+                "index and weight files are not of one checkpoint: fetch all of them again",
+            )
+    return [folder / shard for shard in shards]
+
+
+def read_index(path: Path) -> dict[str, set[str]]:
+    """Shard file name → names of its tensors, in name order, from an index file (safetensors or pickle).
+
+    Raises:
+        CheckpointError: the index is broken, or a shard is missing or would leave the folder.
+    """
+    weight_map = _read_object(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(f"{path} has no proper weight_map", "fetch the file again")
+    shards: dict[str, set[str]] = {}
+    for name, shard in sorted(weight_map.items(), key=lambda item: item[1]):
+        shards.setdefault(shard, set()).add(name)
+    for shard in shards:
+        if not _stays_inside(shard):
+            raise CheckpointError(
+                f"{path.name} names the weight file '{shard}', which is outside the folder",
+                "do not use this checkpoint: it was tampered with",
+            )
+        if not (path.parent / shard).is_file():
+            raise CheckpointError(f"the weight file {shard}, named in {path.name}, is missing", "fetch it again")
+    return shards
+
+
+def _stays_inside(name: str) -> bool:
+    # Lexically: the files of a hub cache are links out of the folder, and rightly so.
+    parts = PurePosixPath(name).parts
+    return bool(parts) and ".." not in parts and not name.startswith("/") and "\\" not in name and ":" not in name
+
+
+def pickle_files(folder: Path) -> list[Path]:
+    """The pickled weight files (.bin, .pt, …) of the folder in name order; nothing is opened.
+
+    Raises:
+        CheckpointError: an index names a shard that is missing or outside the folder.
+    """
+    if (folder / PICKLE).exists():
+        return [folder / PICKLE]
+    if (folder / PICKLE_INDEX).exists():
+        return [folder / shard for shard in read_index(folder / PICKLE_INDEX)]
+    found = (p for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES and p.is_file())
+    return sorted(p for p in found if not p.name.startswith(_TRAINING_LEFTOVERS))
+
+
+def refuse_leading_links(folder: Path) -> None:
+    """Raise CheckpointError where a small file that is copied into every model folder is a link to somewhere else.
+
+    A checkpoint from a stranger could otherwise carry a private file of this machine into a folder that is passed on.
+    Links into the blobs of a hub cache are how its snapshots are made, and weight files may be links to anywhere:
+    they are never copied, and only read where they are sound safetensors.
+    """
+    root = folder.resolve()
+    for name in COMPANIONS:
+        if not (folder / name).exists():
+            continue
+        target = (folder / name).resolve()
+        if not target.is_relative_to(root) and not _is_cache_blob(target):
+            raise CheckpointError(
+                f"{name} in {folder} is a link to {target}, outside the folder", "put the file itself there"
+            )
+
+
+def _is_cache_blob(target: Path) -> bool:
+    return target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
+
+
+def sha256_of_all(files: Iterable[Path], progress: ProgressFn = silent) -> str:
+    """Hash over the bytes of all files, one after the other: what `cat FILES | sha256sum` prints."""
+    files = list(files)
+    total, done = sum(file.stat().st_size for file in files), 0
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 24):
+                digest.update(piece)
+                done += len(piece)
+                progress(Progress("hash weights", done, total, path.name))
+    return digest.hexdigest()
