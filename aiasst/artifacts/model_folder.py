@@ -110,14 +110,28 @@ class Verification(Document):
     tolerance: float
 
 
+class Calibration(Document):
+    """Token sequences that were given for calibration."""
+
+    name: str
+    """File name as the user gave it (no absolute path)."""
+    sequences: int
+    tokens: int
+    used: bool
+    """Whether the algorithm looked at them; round-to-nearest does not."""
+
+
 class Quantization(Document):
     """How the weights were made small."""
 
     recipe: str
     algorithm: str
-    calibration: str | None = None
+    calibration: Calibration | None = None
     bits_per_weight: float
-    """All included: packed values, scales, zero points, embeddings, head and what stayed in floating point."""
+    """All included: packed values, scales, zero points, padding, embeddings, head and what stayed in floating point.
+
+    Rotary tables are no weights (they follow from the configuration) and do not count.
+    """
 
 
 class FileRecord(Document):
@@ -294,7 +308,7 @@ def _put_in_place(staging: Path, destination: Path) -> None:
 
 
 @contextmanager
-def disk_errors(destination: Path) -> Iterator[None]:
+def disk_errors(destination: Path, remedy: str = "free some space, or choose another disk with -o") -> Iterator[None]:
     """Turn 'no space left' and 'read-only' into a ResourceError that names the place."""
     try:
         yield
@@ -302,7 +316,7 @@ def disk_errors(destination: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
                 f"the disk is full: {destination} could not be written; nothing was left behind",
-                "free some space, or choose another disk with -o",
+                remedy,
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename is not None:
             raise ResourceError(

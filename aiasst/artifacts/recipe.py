@@ -20,6 +20,8 @@ FormatName = Literal["fp32", "fp16", "int8", "int4", "int2", "w8a8"]
 BLOCK_FORMATS = frozenset({"int8", "int4", "int2"})
 BLOCK_SIZES = (32, 64, 128, 256)
 INT2_BLOCK_SIZES = (32, 64, 128)
+# Small, or read by other operators than products and embedding lookups: these stay fp32 whatever a recipe says.
+FLOAT_ROLES: frozenset[Role] = frozenset({"norm", "bias", "rotary", "position_embed", "type_embed"})
 
 
 class WeightFormat(Document):
@@ -64,6 +66,14 @@ class Rule(Document):
     def _readable(cls, value: str | tuple[int, ...] | None) -> str | tuple[int, ...] | None:
         if isinstance(value, str):
             _parse_layers(value)
+        return value
+
+    @field_validator("roles")
+    @classmethod
+    def _quantizable(cls, value: tuple[Role, ...]) -> tuple[Role, ...]:
+        stuck = [role for role in value if role in FLOAT_ROLES]
+        if stuck:
+            raise ValueError(f"weights of role {', '.join(stuck)} always stay fp32: remove them from the rule")
         return value
 
     def matches(self, role: str, layer: int | None, layers: int) -> bool:

@@ -1,0 +1,191 @@
+"""A float graph → the planned graph: each weight is rounded, packed, written to the file, and its nodes are replaced.
+
+One weight at a time, so that peak memory is about one weight. Knows neither what a format computes nor how a weight is rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir import convenience
+
+from aiasst.artifacts.recipe import WeightFormat
+from aiasst.errors import ArtifactError
+from aiasst.progress import Progress, ProgressFn, silent
+from aiasst.quantize import formats
+from aiasst.quantize.algorithms import Algorithm, InputStatistics
+from aiasst.quantize.emit import Emitter, PackedWeight, stem_of
+from aiasst.quantize.inventory import Found, Use
+from aiasst.quantize.matrix import FloatMatrix, Matrix
+from aiasst.quantize.plan import Plan
+from aiasst.quantize.weights_file import WeightsFile
+
+STAGE = "quantize"
+# Smaller tensors stay in the graph: shape inference wants to see them.
+_EXTERNAL_FROM_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The node whose result the new product gives: the product itself, or the Add that was fused into it."""
+
+    node: ir.Node
+    bias: ir.Value | None
+
+
+def rewrite(
+    graph: ir.Graph,
+    weights: Sequence[Found],
+    plan: Plan,
+    algorithm: Algorithm,
+    file: WeightsFile,
+    *,
+    statistics: Mapping[str, InputStatistics] | None = None,
+    progress: ProgressFn = silent,
+) -> None:
+    """Change `graph` in place: `weights` get the formats of `plan` (same order), and every large tensor moves to `file`.
+
+    `statistics` are those of the inputs of each product, by weight name, for algorithms that use them.
+
+    Raises:
+        ArtifactError: a weight holds numbers that are not finite.
+    """
+    emit = Emitter(graph)
+    total, done = sum(found.matrix.elements for found in weights), 0
+    for found, planned in zip(weights, plan.weights, strict=True):
+        progress(Progress(STAGE, done, total, f"{found.matrix.name} → {planned.chosen.label}"))
+        if planned.chosen.format != "fp32":
+            known = statistics.get(found.matrix.name) if statistics else None
+            _replace_weight(emit, graph, found, planned.chosen, algorithm, known, file)
+        done += found.matrix.elements
+    _move_tensors(graph, file)
+    progress(Progress(STAGE, total, total, f"{plan.bits_per_weight:.2f} bits per weight"))
+
+
+def pack_matrix(
+    matrix: Matrix,
+    weight: FloatMatrix,
+    spec: WeightFormat,
+    algorithm: Algorithm,
+    statistics: InputStatistics | None = None,
+) -> tuple[formats.Part, ...]:
+    """Round float32 [N, K] with `algorithm` where the format has a grid, and pack it.
+
+    Raises:
+        ArtifactError: the weight holds numbers that are not finite.
+    """
+    format_ = formats.load(spec.format)
+    grid = format_.grid(spec)
+    if grid is None:
+        return format_.pack(spec, matrix, weight)
+    quantized = algorithm.quantize(weight, grid, statistics)
+    if not np.isfinite(quantized.scales).all():
+        raise ArtifactError(
+            f"the weight {matrix.name} holds numbers that are not finite", "the checkpoint is damaged: get it again"
+        )
+    return format_.pack(spec, matrix, quantized)
+
+
+def _replace_weight(
+    emit: Emitter,
+    graph: ir.Graph,
+    found: Found,
+    spec: WeightFormat,
+    algorithm: Algorithm,
+    statistics: InputStatistics | None,
+    file: WeightsFile,
+) -> None:
+    assert found.value.const_value is not None
+    weight = found.matrix.as_rows(found.value.const_value.numpy())
+    parts = pack_matrix(found.matrix, weight, spec, algorithm, statistics)
+    stem = stem_of(found.matrix.name)
+    packed = PackedWeight(found.matrix, {p.suffix: file.write(stem + p.suffix, p.array) for p in parts}, graph)
+    for use in found.uses:
+        _replace_use(emit, graph, use, spec, packed)
+    if found.value.is_graph_input():
+        # Files of old IR versions list every initializer as an input too.
+        graph.inputs.remove(found.value)
+    del graph.initializers[found.matrix.name]
+
+
+def _replace_use(emit: Emitter, graph: ir.Graph, use: Use, spec: WeightFormat, packed: PackedWeight) -> None:
+    format_ = formats.load(spec.format)
+    node, name = use.node, use.node.name or stem_of(packed.matrix.name)
+    emit.release(node)
+    if use.lookup:
+        ids = node.inputs[1]
+        assert ids is not None
+        _swap(emit, graph, [node], format_.lookup(emit, spec, packed, ids, name))
+        return
+    x = node.inputs[0]
+    assert x is not None
+    target = _fused_bias(node, packed.matrix.n) if format_.fuses_bias else _Target(node, None)
+    result = format_.product(emit, spec, packed, x, target.bias, name)
+    if target.bias is None:
+        result = _rest_of_gemm(emit, node, result, name)
+    _swap(emit, graph, [node] if target.node is node else [target.node, node], result)
+
+
+def _fused_bias(node: ir.Node, n: int) -> _Target:
+    """The constant bias [N] that is added to the product `node`, with the node that adds it; none where there is none."""
+    plain = _float(node, "alpha") == 1 and _float(node, "beta") == 1
+    if not plain:
+        return _Target(node, None)
+    if node.op_type == "Gemm":
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        return _Target(node, bias if bias is not None and _is_bias(bias, n) else None)
+    product = node.outputs[0]
+    readers = tuple(product.uses())
+    if len(readers) != 1 or product.is_graph_output() or readers[0].node.op_type != "Add":
+        return _Target(node, None)
+    add = readers[0].node
+    other = add.inputs[1 - readers[0].idx]
+    return _Target(add, other) if other is not None and _is_bias(other, n) else _Target(node, None)
+
+
+def _is_bias(value: ir.Value, n: int) -> bool:
+    tensor = value.const_value
+    if tensor is None or not value.is_initializer() or value.is_graph_input():
+        return False
+    return tensor.dtype == ir.DataType.FLOAT and tuple(tensor.shape.numpy()) == (n,)
+
+
+def _rest_of_gemm(emit: Emitter, node: ir.Node, product: ir.Value, name: str) -> ir.Value:
+    """What Gemm and FusedMatMul do beside the product: times alpha, plus beta times C."""
+    alpha, beta = _float(node, "alpha"), _float(node, "beta")
+    if alpha != 1:
+        product = emit.op("Mul", [product, emit.constant(np.array(alpha, np.float32))], name=f"{name}.alpha")
+    addend = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+    if addend is None:
+        return product
+    if beta != 1:
+        addend = emit.op("Mul", [addend, emit.constant(np.array(beta, np.float32))], name=f"{name}.beta")
+    return emit.op("Add", [product, addend], name=f"{name}.bias")
+
+
+def _float(node: ir.Node, name: str) -> float:
+    attribute = node.attributes.get(name)
+    return 1.0 if attribute is None else attribute.as_float()
+
+
+def _swap(emit: Emitter, graph: ir.Graph, old: Sequence[ir.Node], result: ir.Value) -> None:
+    """Put the collected nodes in place of `old`, whose first node's output `result` becomes, name and type included."""
+    replaced = old[0].outputs[0]
+    emit.place_before(old[0])
+    result.shape, result.type = replaced.shape, replaced.type
+    convenience.replace_all_uses_with(replaced, result, replace_graph_outputs=True)
+    name, replaced.name = replaced.name, None
+    result.name = name
+    graph.remove(list(old), safe=True)
+
+
+def _move_tensors(graph: ir.Graph, file: WeightsFile) -> None:
+    """Write the tensors that are not in `file` yet, one at a time."""
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < _EXTERNAL_FROM_BYTES or file.holds(tensor):
+            continue
+        value.const_value = file.copy(value.name or "", tensor)
