@@ -8,6 +8,7 @@ documentation): trim_blocks, lstrip_blocks, break/continue, raise_exception, str
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +29,8 @@ MAX_CHARACTERS = 16_000_000
 """Of a rendered chat, and of any text that a template builds on its way: far above every context, far below the memory."""
 MAX_ITERATIONS = 1_000_000
 """Of all `range` loops of one rendering together."""
+_WIDE_FIELD = re.compile(r"%[^a-zA-Z%]*(\d{5}|\*)")
+"""A field of five digits' width, or of a width given as a value, in a %-format."""
 _HINT = "use /system, /reset or prompts without a template, or mend chat_template.jinja in the folder"
 
 
@@ -121,8 +124,10 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """One arithmetic operation, refused where it would build something huge."""
-        if operator == "**" or (operator == "%" and isinstance(left, str)):
-            raise jinja2.TemplateError(f"the operator {operator} is not allowed here")
+        if operator == "**":
+            raise jinja2.TemplateError("the operator ** is not allowed here")
+        if operator == "%" and isinstance(left, str) and _WIDE_FIELD.search(left):
+            raise jinja2.TemplateError("it builds a text that is too long")
         if operator == "*" and _length(left) * _repeats(right) + _length(right) * _repeats(left) > MAX_CHARACTERS:
             raise jinja2.TemplateError("it builds a text that is too long")
         if operator == "+" and _length(left) + _length(right) > MAX_CHARACTERS:

@@ -149,7 +149,7 @@ def test_an_answer_ends_at_the_context() -> None:
 
 def test_a_prompt_beyond_the_context_is_refused_with_the_numbers() -> None:
     engine = Engine(FakeDecoder(context_length=10), slots=1)
-    with pytest.raises(PromptError, match="the prompt has 10 tokens .* 10 tokens"):
+    with pytest.raises(PromptError, match=r"the prompt has 10 tokens .* 10 tokens"):
         engine.submit(Request("a", (1,) * 10, GREEDY))
     engine.submit(Request("a", (1,) * 9, GREEDY))
     assert len(run(engine)["a"][0]) == 1
@@ -180,7 +180,7 @@ def test_the_memory_ceiling_lowers_slots_and_refuses_with_numbers() -> None:
     assert answers["long"] == expected((1, 2) * 300, GREEDY, context=1024)
     assert [answers[str(i)] for i in range(4)] == [expected((i, 3), GREEDY) for i in range(4)]
     assert engine.stats.cache_bytes <= 3 * 256 * per_token
-    with pytest.raises(ResourceError, match="memory ceiling is 0.1 MiB"):
+    with pytest.raises(ResourceError, match=r"memory ceiling is 0\.1 MiB"):
         Engine(FakeDecoder(1024, weight_bytes=100_000), slots=1, memory_ceiling_bytes=100_000)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -101,7 +103,7 @@ def test_a_long_prompt_delays_the_others_by_one_chunk_a_token(prompt: int, chunk
     history = []
     while "long" not in driver.scheduler.decoding:
         history.append(driver.step())
-    assert all(not (a == b == "prefill") for a, b in zip(history, history[1:], strict=False))
+    assert all(not (a == b == "prefill") for a, b in itertools.pairwise(history))
     assert history.count("prefill") == -(-prompt // chunk)
 
 

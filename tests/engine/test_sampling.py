@@ -1,0 +1,162 @@
+"""Sampling against its definitions: full sorts, sums of probabilities, and the processors of transformers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from aiasst.engine.requests import Sampling
+from aiasst.engine.sampling import candidates, draw, largest, nucleus, penalise, sample, softmax
+from aiasst.errors import ArtifactError, PromptError
+
+ROW = hnp.arrays(np.float32, st.integers(2, 200), elements=st.floats(-30, 30, width=32))
+SETTING = st.builds(
+    Sampling,
+    temperature=st.floats(0.05, 3),
+    top_k=st.integers(0, 60),
+    top_p=st.floats(0.01, 1),
+    min_p=st.floats(0, 1),
+    repetition_penalty=st.floats(0.5, 2),
+    seed=st.integers(0, 2**32),
+)
+
+
+@given(row=ROW, setting=SETTING)
+def test_probabilities_sum_to_one_and_ids_are_distinct(row: np.ndarray, setting: Sampling) -> None:
+    ids, probabilities = candidates(row, setting)
+    assert len(ids) == len(probabilities) >= 1
+    assert len(set(ids.tolist())) == len(ids)
+    assert probabilities.min() >= 0
+    assert probabilities.sum() == pytest.approx(1)
+
+
+@given(row=ROW, count=st.integers(1, 200), temperature=st.floats(0.05, 3))
+def test_top_k_keeps_the_k_largest(row: np.ndarray, count: int, temperature: float) -> None:
+    ids, _ = candidates(row, Sampling(top_k=count, temperature=temperature))
+    assert len(ids) == min(count, len(row))
+    rest = np.delete(row, ids)
+    assert not len(rest) or row[ids].min() >= rest.max()
+
+
+@given(row=ROW, mass=st.floats(0.01, 0.999))
+def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(row: np.ndarray, mass: float) -> None:
+    probabilities = softmax(row, 1.0)
+    ids = nucleus(probabilities, mass)
+    kept = probabilities[ids]
+    assert kept.sum() >= mass - 1e-9
+    assert kept[:-1].sum() < mass
+    assert kept.min() >= np.delete(probabilities, ids).max(initial=0)
+
+
+def test_the_nucleus_of_a_flat_row_is_found_beyond_the_first_guesses() -> None:
+    assert len(nucleus(np.full(5000, 1 / 5000), 0.5)) == pytest.approx(2500, abs=1)
+    assert len(nucleus(np.full(5000, 1 / 5000), 1.0)) == 5000
+
+
+@given(row=ROW, min_p=st.floats(0.01, 1))
+def test_min_p_keeps_what_is_likely_enough(row: np.ndarray, min_p: float) -> None:
+    probabilities = softmax(row, 1.0)
+    ids, _ = candidates(row, Sampling(min_p=min_p))
+    assert set(ids.tolist()) == set(np.flatnonzero(probabilities >= min_p * probabilities.max()).tolist())
+
+
+@given(values=hnp.arrays(np.float32, st.integers(1, 50), elements=st.integers(-3, 3)), count=st.integers(1, 60))
+def test_largest_breaks_ties_by_index(values: np.ndarray, count: int) -> None:
+    wanted = sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
+    assert largest(values, count).tolist() == wanted
+
+
+@settings(deadline=None)
+@given(
+    rows=hnp.arrays(np.float32, (4, 64), elements=st.floats(-9, 9, width=32)),
+    drawn=st.lists(SETTING, min_size=4, max_size=4),
+)
+def test_a_batch_equals_its_rows_alone(rows: np.ndarray, drawn: list[Sampling]) -> None:
+    drawn[1] = Sampling(temperature=0)
+    seen = [np.arange(i + 1) for i in range(4)]
+    generators = [np.random.default_rng(setting.seed or 0) for setting in drawn]
+    together = sample(rows, drawn, seen, generators)
+    for i in range(4):
+        generator = np.random.default_rng(drawn[i].seed or 0)
+        assert sample(rows[i : i + 1], [drawn[i]], [seen[i]], [generator])[0] == together[i]
+
+
+def test_a_seed_gives_the_same_draws_and_another_seed_others() -> None:
+    rows = np.random.default_rng(0).normal(size=(1, 1000)).astype(np.float32)
+
+    def drawn(seed: int) -> list[int]:
+        generator = np.random.default_rng(seed)
+        return [int(sample(rows, [Sampling()], [np.array([0])], [generator])[0]) for _ in range(20)]
+
+    assert drawn(1) == drawn(1) != drawn(2)
+
+
+def test_draws_follow_the_probabilities() -> None:
+    row = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    generator = np.random.default_rng(0)
+    counts = np.bincount([draw(*candidates(row, Sampling()), generator.random()) for _ in range(4000)], minlength=4)
+    # Four standard deviations of a binomial count.
+    assert np.abs(counts / 4000 - np.exp(row)).max() < 4 * np.sqrt(0.25 / 4000)
+
+
+def test_the_ends_of_the_uniform_number_draw_something_possible() -> None:
+    ids, probabilities = np.array([4, 9]), np.array([1.0, 0.0])
+    assert draw(ids, probabilities, 0.0) == draw(ids, probabilities, 1 - 2**-53) == 4
+
+
+def test_greedy_takes_the_first_of_equal_ones() -> None:
+    rows = np.array([[1, 3, 3], [5, 1, 2]], np.float32)
+    greedy = Sampling(temperature=0)
+    assert sample(rows, [greedy] * 2, [np.array([0])] * 2, [np.random.default_rng()] * 2).tolist() == [1, 0]
+
+
+def test_the_penalty_divides_positive_and_multiplies_negative_logits_once() -> None:
+    row = np.array([2, -2, 1, 0], np.float32)
+    assert penalise(row, np.array([0, 0, 1]), 2.0).tolist() == [1, -4, 1, 0]
+    assert row.tolist() == [2, -2, 1, 0]
+
+
+def test_nan_is_an_error_and_no_token() -> None:
+    rows = np.array([[1, np.nan, 2]], np.float32)
+    with pytest.raises(ArtifactError, match="NaN"):
+        sample(rows, [Sampling(temperature=0)], [np.array([0])], [np.random.default_rng()])
+
+
+@pytest.mark.parametrize(
+    "field,value",
+    [
+        ("max_tokens", 0), ("max_tokens", 1.5), ("temperature", -1), ("temperature", float("nan")), ("top_k", -1),
+        ("top_p", 0), ("top_p", 1.1), ("min_p", -0.1), ("repetition_penalty", 0), ("seed", -1), ("temperature", True),
+    ],
+)  # fmt: skip
+def test_values_out_of_range_are_refused_by_name(field: str, value: float) -> None:
+    with pytest.raises(PromptError, match=field):
+        Sampling(**{field: value})
+
+
+@settings(max_examples=40, deadline=None)
+@given(row=hnp.arrays(np.float32, 64, elements=st.floats(-9, 9, width=32), unique=True), setting=SETTING)
+def test_filters_equal_those_of_transformers(row: np.ndarray, setting: Sampling) -> None:
+    torch = pytest.importorskip("torch")
+    processors = pytest.importorskip("transformers.generation.logits_process")
+    seen = np.array([3, 5, 7])
+    history = torch.tensor([seen.tolist()])
+    penalty = processors.RepetitionPenaltyLogitsProcessor(setting.repetition_penalty)
+    # In float64 from here on, so that no token falls on the other side of a filter's border by rounding.
+    scores = penalty(history, torch.from_numpy(row.copy())[None]).double()
+    chain = [
+        processors.TemperatureLogitsWarper(setting.temperature),
+        *([processors.TopKLogitsWarper(setting.top_k)] if setting.top_k else []),
+        processors.TopPLogitsWarper(setting.top_p),
+        processors.MinPLogitsWarper(setting.min_p),
+    ]
+    for processor in chain:
+        scores = processor(history, scores)
+    wanted = torch.softmax(scores.double(), -1)[0].numpy()
+    ids, probabilities = candidates(penalise(row, seen, setting.repetition_penalty), setting)
+    got = np.zeros_like(wanted)
+    got[ids] = probabilities
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
