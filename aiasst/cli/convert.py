@@ -2,14 +2,93 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-EXAMPLES = ""
+from aiasst.cli import output
+from aiasst.cli.options import Force, Json, Quiet
+
+if TYPE_CHECKING:
+    from aiasst.artifacts.model_folder import ModelFolder
+
+EXAMPLES = """aiasst convert HuggingFaceTB/SmolLM2-135M-Instruct -o smollm
+
+aiasst convert path/to/checkpoint --exporter transformers"""
 
 
-def command() -> None:
-    """Not written yet."""
-    raise typer.Exit(2)
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face folder, a hub id, or a GGUF file.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="The folder to write. Default: MODEL's name-onnx."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="TASK", help="text-generation, feature-extraction, … or a synonym.")
+    ] = None,
+    exporter: Annotated[
+        str | None, typer.Option("--exporter", metavar="NAME", help="Try this one only: mobius, transformers, optimum.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
+    ] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read .bin and .pt weights too; only from people you trust.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the repository's own Python code. Read it first.")
+    ] = False,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0.0, help="Largest difference allowed, as a share of the largest logit.")
+    ] = 1e-4,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a checkpoint into a model folder (ONNX, float32) and prove that it computes the same."""
+    from aiasst.convert import convert
+
+    with output.progress(quiet=quiet) as progress:
+        written = convert(
+            model,
+            folder,
+            task=task,
+            exporter=exporter,
+            revision=revision,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+            tolerance=tolerance,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        output.document(essentials(written))
+    else:
+        _show(written)
+
+
+def essentials(folder: ModelFolder) -> dict[str, object]:
+    """What `--json` says: the manifest without its weight table and files."""
+    manifest = folder.manifest.model_dump(mode="json", exclude={"weights", "files"})
+    return {"folder": str(folder.path), "bytes": folder.weight_bytes, **manifest}
+
+
+def _show(folder: ModelFolder) -> None:
+    manifest, proof = folder.manifest, folder.manifest.verification
+    rows: list[tuple[str, str]] = [
+        ("task", manifest.task),
+        ("exporter", manifest.exporter),
+        ("size", output.human_bytes(folder.weight_bytes)),
+    ]
+    if manifest.shape is not None:
+        shape = manifest.shape
+        rows.append(("model", f"{shape.model_type}, {shape.layers} layers, hidden {shape.hidden_size}"))
+    if proof is not None:
+        rows.append(("largest difference", f"{proof.max_abs_diff:.2e} (allowed {proof.tolerance:.2e})"))
+        rows.append(("same first choice", f"{proof.top1_agreement:.1%} of {proof.tokens} tokens: {proof.text}"))
+    output.table(f"wrote {folder.path}", ["", ""], rows)
+    output.note(f"next: aiasst quantize {folder.path} --bits 4")
 
 
 command.__name__ = "convert"

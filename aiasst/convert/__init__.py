@@ -1,0 +1,228 @@
+"""Convert: a checkpoint becomes a model folder that computes the same. Knows the order of the steps, no step's inside.
+
+source          a folder, a hub id or a GGUF file → a local checkpoint
+architecture    what its configuration says
+exporters/      the checkpoint → an ONNX graph
+finish/         whatever exporter made it → one form of graph
+verify          the converted model against the original in torch
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiasst
+from aiasst.artifacts.model_folder import (
+    GRAPH_NAME,
+    MANIFEST_VERSION,
+    WEIGHTS_NAME,
+    Manifest,
+    ModelFolder,
+    copy_travelling_files,
+    record_files,
+    refuse_existing,
+    staged_folder,
+    write_manifest,
+)
+from aiasst.errors import ExportError, MissingExtraError
+from aiasst.progress import Progress, ProgressFn, silent
+
+if TYPE_CHECKING:
+    from aiasst.convert.architecture import Architecture
+    from aiasst.convert.finish import Finished
+    from aiasst.convert.source import Checkpoint
+
+__all__ = ["DEFAULT_TOLERANCE", "convert", "default_output"]
+
+DECODER_TASK = "text-generation"
+DEFAULT_TOLERANCE = 1e-4
+"""Largest allowed difference, as a share of the largest absolute value the original answers; see verify."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One conversion, ready to be tried with one exporter after the other."""
+
+    checkpoint: Checkpoint
+    architecture: Architecture
+    task: str
+    destination: Path
+    tolerance: float
+    force: bool
+    progress: ProgressFn
+
+
+def convert(
+    model: str | Path,
+    output: Path | str | None = None,
+    *,
+    task: str | None = None,
+    exporter: str | None = None,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    tolerance: float = DEFAULT_TOLERANCE,
+    force: bool = False,
+    progress: ProgressFn = silent,
+) -> ModelFolder:
+    """Turn a checkpoint into a model folder: ONNX in float32, verified against the original.
+
+    Args:
+        model: A local Hugging Face folder, a hub id, or a GGUF file.
+        output: The folder to write; named after the model in the working folder where None.
+        task: A task or a synonym of one; the checkpoint's own where None.
+        exporter: The only one to try; all in their order where None.
+        revision: Branch, tag or commit of a hub repository.
+        allow_pickle: Read .bin and .pt weights too (with weights_only).
+        trust_remote_code: Let the repository's own Python run.
+        tolerance: Largest difference allowed, as a share of the original's largest absolute answer.
+        force: Replace the output where it is a model folder.
+        progress: Told of every stage.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged or of an unknown type.
+        ExportError: no exporter could make a graph of it that computes the same.
+        ArtifactError: the output exists.
+        ResourceError: the disk is too small.
+        NetworkError: the hub did not answer.
+        UsageError: an unknown task or exporter.
+        MissingExtraError: the packages of the extra `convert` are not installed.
+    """
+    require_packages()
+    from aiasst.convert import exporters, space
+    from aiasst.convert.architecture import read_architecture
+    from aiasst.convert.source import resolve
+    from aiasst.convert.tasks import canonical_task, default_task
+
+    destination = Path(output) if output is not None else default_output(model)
+    refuse_existing(destination, force=force)
+    chosen = canonical_task(task) if task is not None else None
+    candidates = [exporter] if exporter is not None else exporters.names()
+    for name in candidates:
+        exporters.load(name)
+    with resolve(
+        str(model), revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, progress=progress
+    ) as checkpoint:
+        architecture = read_architecture(checkpoint)
+        space.require(destination, space.float32_bytes(checkpoint.path))
+        job = _Job(
+            checkpoint, architecture, chosen or default_task(checkpoint.config), destination, tolerance, force, progress
+        )
+        return _first_that_works(job, candidates)
+
+
+def require_packages() -> None:
+    """Raise MissingExtraError where the packages of the extra `convert` are not installed."""
+    for package in ("torch", "transformers", "onnx_ir"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package.replace("_", "-"), "convert")
+
+
+def default_output(model: str | Path) -> Path:
+    """Where a model goes without -o: `<name>-onnx` in the working folder."""
+    text = str(model).rstrip("/\\")
+    name = Path(text).resolve().name if Path(text).exists() else text.split("/")[-1]
+    return Path(f"{name.removesuffix('.gguf')}-onnx")
+
+
+def _first_that_works(job: _Job, candidates: Sequence[str]) -> ModelFolder:
+    """Try the exporters in order; the next one where one fails, unless there is but one."""
+    from aiasst.convert import exporters
+    from aiasst.convert.architecture import unknown_model_type
+
+    refusals: dict[str, str] = {}
+    failures: dict[str, ExportError] = {}
+    for name in candidates:
+        reason = _refusal(exporters.load(name), job)
+        if reason is not None:
+            refusals[name] = reason
+            continue
+        try:
+            return _write(job, name)
+        except ExportError as error:
+            failures[name] = error
+            job.progress(Progress("export", 0, 1, f"{name} failed ({error.message}); trying the next exporter"))
+    if not failures:
+        raise unknown_model_type(job.architecture.model_type, refusals)
+    if len(failures) == 1:
+        raise next(iter(failures.values()))
+    last = list(failures.values())[-1]
+    told = "; ".join(f"{name}: {error.message}" for name, error in failures.items())
+    raise type(last)(f"no exporter made a graph that computes the same: {told}", last.hint)
+
+
+def _refusal(exporter: object, job: _Job) -> str | None:
+    """Why the exporter cannot be tried; None where it can."""
+    usable, reason = exporter.available()  # type: ignore[attr-defined]
+    if usable:
+        usable, reason = exporter.supports(job.checkpoint, job.task)  # type: ignore[attr-defined]
+    return None if usable else reason
+
+
+def _write(job: _Job, name: str) -> ModelFolder:
+    """Export, finish, save, verify and describe with exporter `name`; the folder appears when all of it went well."""
+    from aiasst.convert import exporters, verify, weight_table
+
+    model = exporters.load(name).export(job.checkpoint, job.task, job.progress)
+    finished = _finish(job, model)
+    shape = weight_table.shape(finished.model, job.architecture)
+    with staged_folder(job.destination, force=job.force) as staging:
+        _save(finished, staging, job.progress)
+        rows = weight_table.weights(finished)
+        del model, finished
+        graph = staging / GRAPH_NAME
+        if job.task == DECODER_TASK:
+            proof = verify.decoder(job.checkpoint, graph, shape, job.architecture, job.tolerance, job.progress)
+        else:
+            proof = verify.encoder(job.checkpoint, graph, job.task, job.architecture, job.tolerance, job.progress)
+        copy_travelling_files(job.checkpoint.path, staging)
+        manifest = Manifest(
+            schema_version=MANIFEST_VERSION,
+            aiasst_version=aiasst.__version__,
+            task=job.task,
+            exporter=name,
+            source=job.checkpoint.source,
+            shape=shape,
+            tokens=job.architecture.tokens,
+            weights=rows,
+            verification=proof,
+            files=record_files(staging),
+        )
+        write_manifest(staging, manifest)
+    return ModelFolder.open(job.destination)
+
+
+def _finish(job: _Job, model: object) -> Finished:
+    from aiasst.convert.finish import finish_decoder, finish_encoder
+
+    job.progress(Progress("finish", 0, 1))
+    if job.task == DECODER_TASK:
+        finished = finish_decoder(
+            model,  # type: ignore[arg-type]
+            layer_windows=job.architecture.layer_windows,
+            tied_embedding=job.architecture.tied_embedding,
+        )
+    else:
+        finished = finish_encoder(model)  # type: ignore[arg-type]
+    job.progress(Progress("finish", 1, 1))
+    return finished
+
+
+def _save(finished: Finished, folder: Path, progress: ProgressFn) -> None:
+    """Write graph and weights; derived weights are computed one at a time, as they are written."""
+    import onnx_ir as ir
+
+    total = len(finished.model.graph.initializers)
+
+    def written(tensor: object, info: object) -> None:
+        index = getattr(info, "index", 0)
+        progress(Progress("write", index + 1, max(total, index + 1)))
+
+    ir.save(
+        finished.model, folder / GRAPH_NAME, external_data=WEIGHTS_NAME, callback=written, max_workers=1
+    )  # fmt: skip
+    progress(Progress("write", total, total))

@@ -1,0 +1,106 @@
+"""The original model in torch: what it answers to given ids. Knows no graph and no comparison."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aiasst.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from aiasst.convert.source import Checkpoint
+
+AUTO_CLASSES = {
+    "text-generation": "AutoModelForCausalLM",
+    "feature-extraction": "AutoModel",
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "fill-mask": "AutoModelForMaskedLM",
+}
+"""Task → the transformers class that computes it."""
+
+
+def decoder_logits(checkpoint: Checkpoint, ids: npt.NDArray[np.int64], keep: int) -> npt.NDArray[np.float32]:
+    """Logits of the last `keep` positions of one sequence, float32 arithmetic, no cache, no fused attention.
+
+    Args:
+        checkpoint: The original.
+        ids: int64 [tokens].
+        keep: How many positions, counted from the end.
+
+    Returns:
+        float32 [keep, vocabulary].
+
+    Raises:
+        CheckpointError: transformers cannot load the checkpoint.
+    """
+    import torch
+
+    with _loaded(checkpoint, "text-generation") as model, torch.inference_mode():
+        answer = model(input_ids=torch.from_numpy(ids[None]), use_cache=False, logits_to_keep=keep)
+        logits: npt.NDArray[np.float32] = answer.logits[0].float().numpy().copy()
+    return logits
+
+
+def encoder_output(
+    checkpoint: Checkpoint, task: str, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """Last hidden state or logits of a padded batch.
+
+    Args:
+        checkpoint: The original.
+        task: Which head it has; see AUTO_CLASSES.
+        ids: int64 [batch, sequence].
+        mask: int64 [batch, sequence], 1 for tokens, 0 for padding.
+
+    Returns:
+        float32 [batch, sequence, hidden], [batch, sequence, labels] or [batch, labels].
+
+    Raises:
+        CheckpointError: transformers cannot load the checkpoint.
+    """
+    import torch
+
+    with _loaded(checkpoint, task) as model, torch.inference_mode():
+        answer = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+        output = answer.logits if "logits" in answer else answer.last_hidden_state
+        values: npt.NDArray[np.float32] = output.float().numpy().copy()
+    return values
+
+
+@contextlib.contextmanager
+def _loaded(checkpoint: Checkpoint, task: str) -> Iterator[Any]:
+    """The model of `task`, and its memory given back at the end: the session that is compared with it needs as much."""
+    import torch
+    import transformers
+    from transformers.utils import logging
+
+    kind = getattr(transformers, AUTO_CLASSES[task])
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = kind.from_pretrained(
+            str(checkpoint.path),
+            dtype=torch.float32,
+            attn_implementation="eager",
+            local_files_only=True,
+            trust_remote_code=checkpoint.trust_remote_code,
+        ).eval()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"transformers cannot load the checkpoint to compare with: {error}", "download the checkpoint again"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+    yield model
+    del model
+    gc.collect()

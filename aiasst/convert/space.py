@@ -1,0 +1,45 @@
+"""Asks before the work whether the disk can hold the result. Reads headers, no weights."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+from aiasst.convert.safetensors_file import read_header
+from aiasst.errors import ResourceError
+
+_FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+MARGIN = 64 * 1024 * 1024
+"""Room for the graph, the tokenizer and what else lives on the disk."""
+
+
+def float32_bytes(folder: Path) -> int:
+    """Bytes of a checkpoint's floating-point weights in float32, from the headers of its safetensors files.
+
+    Raises:
+        CheckpointError: a header is broken.
+    """
+    headers = (read_header(path) for path in folder.glob("*.safetensors"))
+    return sum(4 * math.prod(entry.shape) for header in headers for entry in header.values() if entry.dtype in _FLOATS)
+
+
+def require(destination: Path, size: int) -> None:
+    """Refuse where the disk of `destination` has not `size` bytes free.
+
+    Raises:
+        ResourceError: it has not.
+    """
+    place = destination.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < size + MARGIN:
+        raise ResourceError(
+            f"the converted model needs about {_gigabytes(size + MARGIN)}, the disk of {place} has {_gigabytes(free)} free",
+            "free some space, or choose another disk with -o",
+        )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
