@@ -137,8 +137,21 @@ def read_index(path: Path) -> dict[str, set[str]]:
     Raises:
         CheckpointError: the index is broken, or a shard is missing or would leave the folder.
     """
+    shards = _parse_index(path)
+    for shard in shards:
+        if not (path.parent / shard).is_file():
+            raise CheckpointError(f"the weight file {shard}, named in {path.name}, is missing", "fetch it again")
+    return shards
+
+
+def shard_names(path: Path) -> list[str]:
+    """The weight files that an index names, in name order, there or not. Raises CheckpointError as `read_index` does."""
+    return list(_parse_index(path))
+
+
+def _parse_index(path: Path) -> dict[str, set[str]]:
     weight_map = _read_object(path).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(s, str) for s in weight_map.values()):
         raise CheckpointError(f"{path} has no proper weight_map", "fetch the file again")
     shards: dict[str, set[str]] = {}
     for name, shard in sorted(weight_map.items(), key=lambda item: item[1]):
@@ -149,8 +162,6 @@ def read_index(path: Path) -> dict[str, set[str]]:
                 f"{path.name} names the weight file '{shard}', which is outside the folder",
                 "do not use this checkpoint: it was tampered with",
             )
-        if not (path.parent / shard).is_file():
-            raise CheckpointError(f"the weight file {shard}, named in {path.name}, is missing", "fetch it again")
     return shards
 
 
