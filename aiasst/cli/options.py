@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from aiasst.engine.requests import Sampling
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
@@ -19,3 +22,58 @@ Config = Annotated[
         help="Device config, written by profile. Without one, this machine is asked briefly.",
     ),
 ]
+
+_SAMPLING = "Sampling"
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", metavar="N", help="End an answer after N tokens.", rich_help_panel=_SAMPLING),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature", metavar="T", help="0: always the likeliest token; 1: as trained.", rich_help_panel=_SAMPLING
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option("--top-k", metavar="K", help="Of the K likeliest tokens only; 0: of all.", rich_help_panel=_SAMPLING),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", metavar="P", help="Of the likeliest that make up P together.", rich_help_panel=_SAMPLING),
+]
+MinP = Annotated[
+    float | None,
+    typer.Option(
+        "--min-p", metavar="P", help="Of those P times as likely as the likeliest.", rich_help_panel=_SAMPLING
+    ),
+]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option(
+        "--repetition-penalty", metavar="R", help="Above 1: what was said gets less likely.", rich_help_panel=_SAMPLING
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", help="The same seed gives the same answers.", rich_help_panel=_SAMPLING),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stop", metavar="TEXT", help="End an answer before TEXT; may be repeated.", rich_help_panel=_SAMPLING
+    ),
+]
+
+
+def given(base: Sampling, **options: float | None) -> Sampling:
+    """`base` with those sampling options that were given. Raises UsageError for a value out of range."""
+    from dataclasses import replace
+
+    from aiasst.errors import PromptError, UsageError
+
+    changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    try:
+        return replace(base, **changes)
+    except PromptError as error:
+        raise UsageError(error.message, error.hint) from None

@@ -1,15 +1,123 @@
-"""`aiasst run`."""
+"""`aiasst run`: a file of prompts to a file of answers."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-EXAMPLES = ""
+from aiasst.cli import output
+from aiasst.cli.options import (
+    Config,
+    Folder,
+    Json,
+    MaxTokens,
+    MinP,
+    Quiet,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    Temperature,
+    TopK,
+    TopP,
+    given,
+)
+from aiasst.errors import ArtifactError, UsageError
+
+if TYPE_CHECKING:
+    from aiasst.run import Summary
+
+EXAMPLES = (
+    "aiasst run story-int4 --config device.json prompts.jsonl -o answers.jsonl\n\n"
+    "cat prompts.jsonl | aiasst run story-int4 - -o - --max-tokens 40 > answers.jsonl\n\n"
+    'A row:  {"id": "a", "prompt": "Once upon a time", "max_tokens": 40}  or  '
+    '{"id": "b", "messages": [{"role": "user", "content": "Hello"}]}'
+)
 
 
-def command() -> None:
-    """Not written yet."""
-    raise typer.Exit(2)
+def command(
+    folder: Folder,
+    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS", help="JSON Lines, one row a line; - is stdin.")],
+    answers: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Answers, as JSON Lines; - is stdout.")
+    ],
+    config: Config = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw the answers of an earlier start away, instead of going on.")
+    ] = False,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = None,
+    seed: Seed = None,
+    stop: Stop = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer a file of prompts, several at once.
+
+    Answers are appended as they finish, each with the id of its row. The same
+    command continues an interrupted job: no row is lost or answered twice.
+    A row that cannot be answered gets an error, and the others go on.
+
+    A row has "prompt" or "messages". It may have "id" (else the line number
+    is its id) and max_tokens, temperature, top_k, top_p, min_p,
+    repetition_penalty, seed, stop, which go before the options here. Where
+    neither says anything, what the checkpoint recommends holds.
+    """
+    from aiasst.artifacts.model_folder import ModelFolder
+    from aiasst.engine.defaults import default_sampling
+    from aiasst.run import run
+
+    if json and answers == Path("-"):
+        raise UsageError("stdout cannot be both the answers (-o -) and the summary (--json)", "name a file with -o")
+    model = ModelFolder.open(folder)
+    wanted = given(
+        default_sampling(model.path), max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+        min_p=min_p, repetition_penalty=repetition_penalty, seed=seed,
+    )  # fmt: skip
+    try:
+        with output.progress(quiet=quiet) as progress:
+            summary = run(
+                model,
+                sys.stdin.buffer if prompts == Path("-") else prompts,
+                _to_stdout if answers == Path("-") else answers,
+                config=config,
+                sampling=wanted,
+                stop=tuple(stop or ()),
+                restart=restart,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        if answers != Path("-"):
+            output.note(f"The answers so far are in {output.plain(answers)}; the same command goes on from there.")
+        raise
+    _show(summary, answers, json=json, quiet=quiet)
 
 
 command.__name__ = "run"
+
+
+def _to_stdout(line: str) -> None:
+    output.data(line, end="")
+
+
+def _show(summary: Summary, answers: Path, *, json: bool, quiet: bool) -> None:
+    if json:
+        output.document(asdict(summary))
+    elif not quiet:
+        rows = [
+            ("rows", f"{summary.rows}" + (f", {summary.earlier} of them answered earlier" if summary.earlier else "")),
+            ("errors", str(summary.errors)),
+            ("tokens", f"{summary.completion_tokens} written, {summary.prompt_tokens} read"),
+            ("speed", f"{summary.tokens_per_second:.1f} tok/s over {summary.seconds:.1f} s"),
+            ("seed", str(summary.seed)),
+        ]
+        output.table("", ("", ""), rows, to_stderr=True)
+    if summary.rows and summary.errors == summary.rows:
+        raise ArtifactError(f"none of the {summary.rows} rows could be answered", f"the reasons are in {answers}")

@@ -1,0 +1,157 @@
+"""Answering a file of prompts with a model folder: rows in, answers out, resumable. Composes the parts; computes nothing.
+
+    prompts.py   the prompts file: lines to rows
+    job.py       what a job is, so that answers are never continued as another's
+    answers.py   the answers file: appended, recovered, locked
+    batch.py     rows through the engine, several at once
+
+>>> from aiasst import load
+>>> from aiasst.engine.text import Sampling, TextRequest
+>>> engine = load("story-int4")
+>>> request = TextRequest("1", "Once upon a time", None, Sampling(max_tokens=40))
+>>> print("".join(event.text for event in engine.generate(request)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from aiasst.artifacts.device import DeviceConfig, load_device_config
+from aiasst.artifacts.model_folder import ModelFolder
+from aiasst.engine.defaults import default_sampling
+from aiasst.engine.requests import Sampling
+from aiasst.engine.text import TextEngine
+from aiasst.errors import ArtifactError
+from aiasst.progress import Progress, ProgressFn, silent
+from aiasst.run.answers import AnswersFile, AnswersStream, Done, open_answers
+from aiasst.run.batch import Meter, answer_rows
+from aiasst.run.job import Job
+from aiasst.run.prompts import BadRow, Prompts, Row, RowReader, open_prompts
+
+__all__ = ["Summary", "load", "run"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a job."""
+
+    rows: int
+    """Of the prompts file."""
+    earlier: int
+    """Answered before this time."""
+    errors: int
+    """Rows that have an error instead of an answer, earlier ones too."""
+    seed: int
+    prompt_tokens: int
+    """This and what follows: of this time."""
+    cached_tokens: int
+    completion_tokens: int
+    seconds: float
+    tokens_per_second: float
+
+
+def load(folder: str | Path | ModelFolder, config: str | Path | DeviceConfig | None = None) -> TextEngine:
+    """Open a model folder to generate text, as a device config says; without one this machine is asked briefly.
+
+    >>> engine = load("story-int4", "device.json")
+
+    Raises:
+        ArtifactError: the folder or the config is missing or wrong, or the config is another machine's.
+        ResourceError: the execution provider does not load, or the model does not fit into memory.
+    """
+    from aiasst.profile import check_machine, quick_config
+
+    model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
+    if config is None:
+        return TextEngine(model, quick_config(model))
+    device = config if isinstance(config, DeviceConfig) else load_device_config(Path(config))
+    check_machine(device)
+    return TextEngine(model, device)
+
+
+def run(
+    folder: str | Path | ModelFolder,
+    prompts: Path | BinaryIO,
+    answers: Path | Callable[[str], None],
+    *,
+    config: str | Path | DeviceConfig | None = None,
+    sampling: Sampling | None = None,
+    stop: tuple[str, ...] = (),
+    restart: bool = False,
+    progress: ProgressFn = silent,
+) -> Summary:
+    """Answer every row of a prompts file.
+
+    >>> summary = run("story-int4", Path("prompts.jsonl"), Path("answers.jsonl"))
+
+    Args:
+        folder: the model.
+        prompts: a file of rows (see `prompts.py`), or a stream that is read to its end first.
+        answers: a file, which is continued where it has answers of this job; or what is called with every line.
+        config: as in `load`.
+        sampling: what holds where a row says nothing; None: what the checkpoint recommends. Without a seed one is drawn.
+        stop: strings that end an answer, for rows that name none.
+        restart: throw earlier answers of the file away.
+        progress: told of rows and tokens a second.
+
+    Raises:
+        ArtifactError: the folder, a file or the config is missing or wrong, or the answers belong to another job.
+        ResourceError: memory or disk is not enough; the job can be continued.
+    """
+    model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
+    wanted = sampling or default_sampling(model.path)
+    with open_prompts(prompts) as source:
+        job = Job.of(model, prompts_sha256=source.sha256, rows=source.rows, sampling=wanted, stop=stop)
+        with _opened(prompts, answers, source, job, seed_given=wanted.seed is not None, restart=restart) as sink:
+            meter = Meter(source.rows, sink.done.rows, progress)
+            if sink.done.rows < source.rows:  # else the model need not be loaded
+                progress(Progress("load", 0, 1, model.path.name))
+                engine = load(model, config)
+                progress(Progress("load", 1, 1, model.path.name))
+                meter = Meter(source.rows, sink.done.rows, progress)
+                rows = RowReader(replace(wanted, seed=None), stop, sink.job.seed)
+                answer_rows(engine, _left(source, rows, sink.done), sink.append, meter)
+            return _summary(sink, meter)
+
+
+def _opened(
+    prompts: Path | BinaryIO,
+    answers: Path | Callable[[str], None],
+    source: Prompts,
+    job: Job,
+    *,
+    seed_given: bool,
+    restart: bool,
+) -> AbstractContextManager[AnswersFile | AnswersStream]:
+    if not isinstance(answers, Path):
+        return nullcontext(AnswersStream(job, Done(bytearray(source.lines + 1)), answers))
+    if isinstance(prompts, Path) and answers.exists() and answers.samefile(prompts):
+        raise ArtifactError(f"{answers} is the prompts file", "name another file for the answers with -o")
+    return open_answers(answers, job, lines=source.lines, seed_given=seed_given, restart=restart)
+
+
+def _left(prompts: Prompts, reader: RowReader, done: Done) -> Iterator[Row | BadRow]:
+    """The rows that have no answer yet."""
+    for number, text in prompts:
+        # Answered rows are read too: their ids count when a later row has the same.
+        row = reader.read(number, text)
+        if not done.lines[number]:
+            yield row
+
+
+def _summary(sink: AnswersFile | AnswersStream, meter: Meter) -> Summary:
+    return Summary(
+        rows=meter.total,
+        earlier=meter.earlier,
+        errors=sink.done.errors,
+        seed=sink.job.seed,
+        prompt_tokens=meter.prompt_tokens,
+        cached_tokens=meter.cached_tokens,
+        completion_tokens=meter.completion_tokens,
+        seconds=meter.seconds if meter.rows else 0.0,
+        tokens_per_second=meter.tokens_per_second if meter.rows else 0.0,
+    )
