@@ -151,6 +151,7 @@ class DecoderSession:
         self._can_prune = signature.ALL_LOGITS in graph.optional_names
         self._pairs = signature.cache_pairs(self.layers)
         self._positions = np.arange(context_length, dtype=np.int64)
+        self._true = np.array(True)
         self._bindings: dict[tuple[int, bool], _Binding] = {}
         self._logits = np.empty((0, 1, self.vocab_size), self._logits_dtype)
 
@@ -231,7 +232,8 @@ class DecoderSession:
                 _bind(io.bind_input, past, array)
                 _bind(io.bind_output, present, array)
             if all_logits and self._can_prune:
-                io.bind_cpu_input(signature.ALL_LOGITS, np.array(True))
+                # By pointer: binding it as an array fails, because ONNX Runtime looks among the required inputs only.
+                _bind(io.bind_input, signature.ALL_LOGITS, self._true)
         binding = _Binding(io, tuple(weakref.ref(array) for array in cache_rows))
         self._bindings[key] = binding
         return binding
