@@ -37,8 +37,12 @@ class FakeDecoder:
                 array[row, :, length - new : length] = ids[row][None, :, None]
             read = [array[row, 0, :length, 1].astype(np.int64).tolist() for array in cache_rows]
             assert all(tokens == read[0] for tokens in read)
-            logits[row] = next_logits(read[0])
+            logits[row] = self.next_logits(read[0])
         return logits
+
+    def next_logits(self, tokens: Sequence[int]) -> np.ndarray:
+        """Logits [vocabulary] after these tokens."""
+        return next_logits(tokens)
 
 
 def next_logits(tokens: Sequence[int]) -> np.ndarray:
