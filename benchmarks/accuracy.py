@@ -13,13 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from measure import aiasst, folder_bytes, machine, print_table
 
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.artifacts.shipped import story_checkpoint
 from aiasst.evaluate.perplexity import compare
 from aiasst.runtime.session import DecoderSession, GraphSession
 from aiasst.tokenizer import Tokenizer
+from measure import aiasst, folder_bytes, machine, print_table
 
 RECIPES = ("int8", "w8a8", "mixed", "int4", "int4-fast", "int2-experimental")
 
@@ -36,7 +36,8 @@ def parity(folder: ModelFolder) -> str:
     """The conversion against the original, from the manifest."""
     verified = folder.manifest.verification
     assert verified is not None
-    return f"largest difference {verified.max_abs_diff:.1e}, top-1 agreement {verified.top1_agreement:.2%} on {verified.tokens} tokens"
+    difference, agreement = f"{verified.max_abs_diff:.1e}", f"{verified.top1_agreement:.2%}"
+    return f"largest difference {difference}, top-1 agreement {agreement} on {verified.tokens} tokens"
 
 
 def bits(folder: ModelFolder) -> str:
@@ -103,8 +104,7 @@ def encoder_rows(folders: dict[str, ModelFolder], pairs: list[tuple[str, str, fl
 
 def read_text(path: Path) -> str:
     """The first 400,000 bytes of a text file, packed or not."""
-    opened = lzma.open(path) if path.suffix == ".xz" else path.open("rb")
-    with opened as file:
+    with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
         return file.read(400_000).decode("utf-8", errors="ignore")
 
 
