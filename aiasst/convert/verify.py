@@ -11,7 +11,9 @@ models), a real mistake is above 1e-2. The default lies between the two.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -24,7 +26,7 @@ from aiasst.artifacts import signature
 from aiasst.artifacts.model_folder import Shape, Verification
 from aiasst.convert import reference
 from aiasst.convert.architecture import Architecture
-from aiasst.errors import VerificationError
+from aiasst.errors import ArtifactError, VerificationError
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.runtime.session import GraphSession
 from aiasst.tokenizer import Tokenizer
@@ -74,7 +76,8 @@ def decoder(
     progress(Progress("verify", 0, 2, "original in torch"))
     expected = reference.decoder_logits(checkpoint, sample.ids, keep)
     progress(Progress("verify", 1, 2, "converted model"))
-    found = cached_logits(GraphSession.open(graph), shape, sample.ids, keep)
+    with _must_run():
+        found = cached_logits(GraphSession.open(graph), shape, sample.ids, keep)
     progress(Progress("verify", 2, 2, f"{len(sample.ids)} tokens"))
     agreement = float(np.mean(expected.argmax(-1) == found.argmax(-1)))
     return _judge(sample, expected, found, agreement, tolerance)
@@ -98,9 +101,10 @@ def encoder(
     progress(Progress("verify", 0, 2, "original in torch"))
     expected = reference.encoder_output(checkpoint, task, ids, mask)
     progress(Progress("verify", 1, 2, "converted model"))
-    session = GraphSession.open(graph)
     feeds = {signature.INPUT_IDS: ids, signature.ATTENTION_MASK: mask, signature.TOKEN_TYPE_IDS: np.zeros_like(ids)}
-    found = session.run({name: feeds[name] for name in session.input_names}, session.output_names[:1])[0]
+    with _must_run():
+        session = GraphSession.open(graph)
+        found = session.run({name: feeds[name] for name in session.input_names}, session.output_names[:1])[0]
     progress(Progress("verify", 2, 2, f"{int(mask.sum())} tokens"))
     if expected.ndim == 3:
         agreement = _neighbour_agreement(expected, found, mask)
@@ -168,6 +172,17 @@ def cached_logits(session: GraphSession, shape: Shape, ids: Ids, keep: int) -> F
         pieces.append(logits[0])
     found: Floats = np.concatenate(pieces)[-keep:]
     return found
+
+
+@contextlib.contextmanager
+def _must_run() -> Iterator[None]:
+    """A graph of ours that does not run is a failed conversion, not a damaged file."""
+    try:
+        yield
+    except ArtifactError as error:
+        raise VerificationError(
+            f"the converted model does not run: {error.message}", "try another --exporter"
+        ) from error
 
 
 def _steps(tokens: int, keep: int) -> list[tuple[int, int]]:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from aiasst.artifacts import signature
 from aiasst.convert.architecture import load_config
 from aiasst.convert.finish.anatomy import GQA
+from aiasst.convert.finish.graph import Builder, add_weight
 from aiasst.convert.finish.tensors import shape_of
 from aiasst.errors import ExportError
 from aiasst.progress import Progress, ProgressFn, silent
@@ -73,6 +75,8 @@ def export(checkpoint: Checkpoint, task: str, progress: ProgressFn = silent) -> 
     _check_weights(model)
     if task == "text-generation":
         _correct_rotary(model, load_config(checkpoint))
+    else:
+        _correct_padding_mask(model.graph)
     progress(Progress("export", 1, 1, "mobius"))
     return model
 
@@ -122,12 +126,32 @@ def _correct_rotary(model: ir.Model, config: Any) -> None:
         node.replace_input_with(8, corrected[kind][1])
 
 
+def _correct_padding_mask(graph: ir.Graph) -> None:
+    """Let the attention of an encoder leave out padding.
+
+    mobius hands the mask int64 [batch, sequence] to Attention, which reads it as numbers [query, key] to be added to
+    the scores. The operator wants truth values [batch, heads, query, key].
+    """
+    mask = next((value for value in graph.inputs if value.name == signature.ATTENTION_MASK), None)
+    nodes = [node for node in graph if node.op_type == "Attention" and len(node.inputs) > 3 and node.inputs[3] is mask]
+    if mask is None or not nodes:
+        return
+    build = Builder(graph, "padding")
+    kept = build.op("Cast", [mask], to=ir.DataType.BOOL)
+    kept = build.op("Unsqueeze", [kept, build.constant([1, 2])])
+    # The CPU kernel broadcasts over heads, not over queries.
+    length = build.op("Shape", [mask], start=1, end=2)
+    one = build.constant([1])
+    kept = build.op("Expand", [kept, build.op("Concat", [one, one, length, length], axis=0)], name="padding/mask")
+    build.place_first()
+    for node in nodes:
+        node.replace_input_with(3, kept)
+
+
 def _rotary_caches(graph: ir.Graph, config: Any, kind: str, rows: int) -> tuple[ir.Value, ir.Value]:
     """cos and sin [rows, rotary half] of layers of `kind`, by transformers' own formulas."""
     import torch
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    from aiasst.convert.finish.graph import add_weight
 
     parameters = config.rope_parameters[kind]
     if parameters.get("rope_type", "default") == "default":

@@ -95,10 +95,12 @@ def _rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
 
 
 def _free(graph: ir.Graph, name: str) -> str:
-    count = 1
-    while f"{name}.was{count}" in graph.initializers:
+    """`name`, with a number where it is taken."""
+    unique, count = name, 1
+    while unique in graph.initializers:
         count += 1
-    return f"{name}.was{count}"
+        unique = f"{name}#{count}"
+    return unique
 
 
 def _embeddings(graph: ir.Graph, names: _Names) -> None:
@@ -208,14 +210,13 @@ def _norm_name(raw: str) -> tuple[str, int | None]:
 
 
 def _rest(graph: ir.Graph, names: _Names) -> None:
-    """Whatever floating-point weight is left keeps its checkpoint's name, without its prefix."""
+    """Whatever floating-point weight is left keeps its checkpoint's name, without its prefix; small ones are constants."""
     for value in tuple(graph.initializers.values()):
         if value in names.given or not is_weight(value) or (value.name or "").startswith(CONSTANT):
             continue
         tensor = weight_tensor(value)
-        if tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16) or not tensor.shape:
-            continue
-        if tensor.size <= 1:
+        if not tensor.dtype.is_floating_point() or tensor.size <= 1:
+            _rename(graph, value, _free(graph, f"{CONSTANT}{_plain(value.name or 'value').removeprefix('const_')}"))
             continue
         plain = _plain(value.name or "weight")
         found = _LAYER.search(plain)
@@ -228,7 +229,7 @@ def _rest(graph: ir.Graph, names: _Names) -> None:
 
 def _plain(raw: str) -> str:
     """A parameter's name without the wrapper's prefix and without what an exporter appended."""
-    name = re.sub(r"(#\d+|_t|\.was\d+)$", "", raw)
+    name = re.sub(r"(#\d+|_t)$", "", raw)
     while _PREFIX.match(name) and not re.match(r"^encoder\.layers?\.\d", name):
         name = _PREFIX.sub("", name, count=1)
     return name

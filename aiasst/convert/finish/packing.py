@@ -33,6 +33,7 @@ def qkv(graph: ir.Graph) -> bool:
             node.replace_input_with(2, None)
         else:
             _fuse_and_split(graph, products, f"layers.{layer.index}.qkv_proj")
+        _remove(graph, products)
         modified = True
     return modified
 
@@ -45,6 +46,7 @@ def gate_up(graph: ir.Graph) -> bool:
         if block is None or block.gate is None or block.up is None or not _fusable((block.gate, block.up)):
             continue
         _fuse_and_split(graph, (block.gate, block.up), f"layers.{layer.index}.gate_up_proj")
+        _remove(graph, (block.gate, block.up))
         modified = True
     return modified
 
@@ -84,3 +86,11 @@ def _fuse_and_split(graph: ir.Graph, products: Sequence[Product], name: str) -> 
     build.place_after(fused_by)
     for product, part in zip(products, split.outputs, strict=True):
         replace_uses(product.output, part)
+
+
+def _remove(graph: ir.Graph, products: Sequence[Product]) -> None:
+    """Take the products that nobody reads any more out of the graph, or later passes would take them for parts of it."""
+    for product in products:
+        for node in (product.bias_node, product.node):
+            if node is not None:
+                graph.remove(node, safe=True)
