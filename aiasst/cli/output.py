@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,16 @@ def _console(*, stderr: bool) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
+def is_dialogue() -> bool:
+    """Whether a person types (stdin is a terminal); where it is not, a pipe or a file speaks."""
+    return sys.stdin.isatty()
+
+
+def is_terminal() -> bool:
+    """Whether a person reads what is on stdout."""
+    return sys.stdout.isatty()
+
+
 def data(text: str, *, end: str = "\n") -> None:
     """Print `text` on stdout as it is."""
     print(text, end=end, flush=True)
@@ -31,9 +42,9 @@ def document(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
 
 
-def note(text: str) -> None:
+def note(text: str, *, end: str = "\n") -> None:
     """A remark to the person at the terminal (stderr); rich markup is allowed."""
-    _console(stderr=True).print(text)
+    _console(stderr=True).print(text, end=end)
 
 
 def error(failure: AiasstError) -> None:
@@ -118,6 +129,21 @@ def _line_reporter() -> Callable[[Progress], None]:
             print(f"{event.stage} done{': ' + event.note if event.note else ''}", file=sys.stderr, flush=True)
 
     return show
+
+
+@contextmanager
+def waiting(text: str, *, quiet: bool = False) -> Iterator[None]:
+    """A spinner with `text` on stderr while the block runs, gone afterwards; nothing where it is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    with _console(stderr=True).status(plain(text)):
+        yield
+
+
+def terminal_width() -> int:
+    """Columns of the terminal that shows stdout; without end where it is none."""
+    return shutil.get_terminal_size().columns if is_terminal() else sys.maxsize
 
 
 def human_bytes(count: float) -> str:
