@@ -4,8 +4,9 @@ The order of the filters is that of Hugging Face transformers, whose definitions
 
     repetition penalty (Keskar et al. 2019, CTRL) → temperature → top-k → top-p (Holtzman et al. 2020) → min-p (Nguyen et al. 2024)
 
-each over what the one before has left, renormalised. One uniform number a token chooses among the rest, most likely
-first, so that a request with a seed draws the same tokens alone and in a batch.
+each over what the one before has left, renormalised. One uniform number a token chooses among the rest, in the order of
+their ids, so that a request with a seed draws the same tokens alone and in a batch. Nothing sorts a whole vocabulary of
+indices: borders are found by partition, or among the few values that can matter.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 
-_NUCLEUS_GUESSES = (64, 1024)
-"""Sizes of the nucleus that are tried before the whole vocabulary is sorted."""
+_COLDEST = 1e-6
+"""Below this temperature float32 logits tell nothing more."""
 
 
 def sample(
@@ -61,7 +62,7 @@ def _sample_row(row: Floats, setting: Sampling, seen: Ids, generator: np.random.
         row = penalise(row, seen, setting.repetition_penalty)
     if setting.temperature == 0:
         return int(row.argmax())
-    return draw(*candidates(row, setting), generator.random())
+    return draw(*filtered(row, setting), generator.random())
 
 
 def penalise(row: Floats, seen: Ids, penalty: float) -> Floats:
@@ -72,65 +73,71 @@ def penalise(row: Floats, seen: Ids, penalty: float) -> Floats:
     return penalised
 
 
-def candidates(row: Floats, setting: Sampling) -> tuple[Ids, Doubles]:
-    """The tokens that the filters leave and their probabilities, which add up to one.
+def filtered(row: Floats, setting: Sampling) -> tuple[Ids, Floats]:
+    """The tokens that the filters leave, and weights in the proportions of their probabilities.
 
     Args:
         row: float32 [vocabulary], logits.
         setting: temperature above 0.
 
     Returns:
-        ids int64 [kept] and probabilities float64 [kept], most likely first where a filter needed that order, else by id.
+        ids int64 [kept], ascending, and weights float32 [kept].
     """
-    ids: Ids | None = None
-    if 0 < setting.top_k < len(row):
-        ids = largest(row, setting.top_k)
-        row = row[ids]
-    weights = softmax(row, setting.temperature)
+    ids = largest(row, setting.top_k) if setting.top_k else np.arange(len(row))
+    weights = softmax(row[ids] if setting.top_k else row, setting.temperature)
     if setting.top_p < 1:
         kept = nucleus(weights, setting.top_p)
-        ids, weights = (kept if ids is None else ids[kept]), weights[kept]
+        ids, weights = ids[kept], weights[kept]
     if setting.min_p > 0:
-        kept = np.flatnonzero(weights >= setting.min_p * weights.max())
-        ids, weights = (kept if ids is None else ids[kept]), weights[kept]
-    if ids is None:
-        ids = np.arange(len(row))
-    return ids, weights / weights.sum()
+        kept = np.flatnonzero(weights >= np.float32(setting.min_p) * weights.max())
+        ids, weights = ids[kept], weights[kept]
+    return ids, weights
 
 
-def softmax(row: Floats, temperature: float) -> Doubles:
-    """Probabilities of the logits `row` divided by `temperature`, float64 [vocabulary]."""
-    # Subtracting the maximum first keeps a tiny temperature from overflowing.
-    weights = np.exp((row - row.max()).astype(np.float64) / temperature)
-    probabilities: Doubles = weights / weights.sum()
+def candidates(row: Floats, setting: Sampling) -> tuple[Ids, Doubles]:
+    """The tokens that the filters leave and their probabilities, float64 [kept], which add up to one; see `filtered`."""
+    ids, weights = filtered(row, setting)
+    exact = weights.astype(np.float64)
+    return ids, exact / exact.sum()
+
+
+def softmax(row: Floats, temperature: float) -> Floats:
+    """Probabilities of the logits `row` divided by `temperature`, float32 [vocabulary]."""
+    with np.errstate(over="ignore"):  # a logit of -3e38 means "never" and may become minus infinity
+        weights = np.exp((row - row.max()) / np.float32(max(temperature, _COLDEST)))
+    probabilities: Floats = weights / weights.sum(dtype=np.float64).astype(np.float32)
     return probabilities
 
 
-def largest(values: npt.NDArray[np.floating], count: int) -> Ids:
-    """Indices of the `count` largest of `values`, largest first, of equal ones the lower index first."""
-    order: Ids
-    if count < len(values):
-        # Partition by value, not by index, so that ties at the border are resolved the same way everywhere.
-        border = np.partition(values, len(values) - count)[len(values) - count]
-        above = np.flatnonzero(values > border)
-        order = np.concatenate([above, np.flatnonzero(values == border)[: count - len(above)]])
-    else:
-        order = np.arange(len(values))
-    ranked: Ids = order[np.argsort(-values[order], kind="stable")]
-    return ranked
+def largest(values: Floats, count: int) -> Ids:
+    """Indices of the `count` largest of `values` (all, where there are fewer), ascending; of equal ones the lower index."""
+    if count >= len(values):
+        return np.arange(len(values))
+    border = np.partition(values, len(values) - count)[len(values) - count]
+    return _above(values, border, count)
 
 
-def nucleus(probabilities: Doubles, mass: float) -> Ids:
-    """Indices of the smallest set of most likely tokens whose probabilities reach `mass`, most likely first; at least one."""
-    for guess in (*_NUCLEUS_GUESSES, len(probabilities)):
-        ids = largest(probabilities, min(guess, len(probabilities)))
-        reached = np.cumsum(probabilities[ids])
-        if reached[-1] >= mass or len(ids) == len(probabilities):
-            break
-    return ids[: int(np.searchsorted(reached, mass)) + 1]
+def nucleus(probabilities: Floats, mass: float) -> Ids:
+    """Indices, ascending, of the smallest set of most likely tokens whose probabilities reach `mass`; at least one."""
+    # Tokens below (1 - mass) / n add up to less than 1 - mass, so that the others reach the mass without them.
+    likely = probabilities[probabilities >= np.float32((1 - mass) / len(probabilities))]
+    descending = np.sort(likely)[::-1]
+    count = int(np.searchsorted(np.cumsum(descending, dtype=np.float64), mass)) + 1
+    count = min(count, len(descending))
+    return _above(probabilities, descending[count - 1], count)
 
 
-def draw(ids: Ids, probabilities: Doubles, uniform: float) -> int:
-    """The token at `uniform` (in [0, 1)) of the cumulated `probabilities`."""
-    cumulated = np.cumsum(probabilities)
+def draw(ids: Ids, weights: Floats | Doubles, uniform: float) -> int:
+    """The token at `uniform` (in [0, 1)) of the cumulated `weights`."""
+    cumulated = np.cumsum(weights, dtype=np.float64)
     return int(ids[min(int(np.searchsorted(cumulated, uniform * cumulated[-1], side="right")), len(ids) - 1)])
+
+
+def _above(values: Floats, border: np.float32, count: int) -> Ids:
+    """The `count` indices of values from `border` (the smallest of them) up, ascending; of those at the border the lower ones."""
+    found = np.flatnonzero(values >= border)
+    surplus = len(found) - count
+    if surplus > 0:
+        at_border = np.flatnonzero(values[found] == border)
+        found = np.delete(found, at_border[-surplus:])
+    return found
