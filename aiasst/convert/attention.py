@@ -58,7 +58,7 @@ def fuse(model: ir.Model, layers: Sequence[LayerAttention], context: int, progre
     """Replace every marker of `model`, in place, by GroupQueryAttention, and give the graph its caches.
 
     Args:
-        model: Inputs input_ids and position_ids, int64 [batch, sequence]; first output the logits; one marker per layer.
+        model: Inputs input_ids and position_ids, int64 [batch, sequence]; the only output the logits; one marker per layer.
         layers: One entry a layer, in order.
         context: How many positions the rotary tables cover.
         progress: Told once a layer.
@@ -73,7 +73,6 @@ def fuse(model: ir.Model, layers: Sequence[LayerAttention], context: int, progre
     inputs = {value.name: value for value in graph.inputs}
     if set(inputs) != {signature.INPUT_IDS, POSITION_IDS}:
         raise ExportError(f"the traced graph has the inputs {sorted(map(str, inputs))}", _HINT)
-    del graph.outputs[1:]
     work = _Fusion(graph, inputs[POSITION_IDS], context)
     for index, (marker, layer) in enumerate(zip(markers, layers, strict=True)):
         work.replace(index, marker, layer)

@@ -8,7 +8,7 @@ give what the operator gives.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -44,11 +44,11 @@ def _tanh_gelu(x: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.gelu(x, approximate="tanh")
 
 
-def _product(module: torch.nn.Module) -> Forward:
+def _product(module: Any) -> Forward:
     """transformers' Conv1D is x · weight [K, N] + bias."""
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        return x @ module.weight + module.bias  # type: ignore[operator]
+        return x @ module.weight + module.bias  # type: ignore[no-any-return]
 
     return forward
 
@@ -64,18 +64,21 @@ def _norm(module: torch.nn.Module) -> Forward | None:
     epsilon = next((v for k, v in vars(module).items() if "eps" in k and isinstance(v, float)), None)
     if epsilon is None:
         return None
-    for candidate in (_rms(weight, epsilon, 0.0), _rms(weight, epsilon, 1.0), _layer(weight, epsilon)):
+    for candidate in (_rms(module, epsilon, 0.0), _rms(module, epsilon, 1.0), _layer(module, epsilon)):
         if _same(module, candidate, weight.shape[0]):
             return candidate
     return None
 
 
-def _rms(weight: torch.Tensor, epsilon: float, offset: float) -> Forward:
-    """RMSNorm (Zhang and Sennrich, arXiv 1910.07467) with the gain weight + offset."""
+def _rms(module: Any, epsilon: float, offset: float) -> Forward:
+    """RMSNorm (Zhang and Sennrich, arXiv 1910.07467) with the gain weight + offset.
+
+    The weight is read from the module when called: captured, it would lose its name in the trace.
+    """
     import torch
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        gain = weight + offset if offset else weight
+        gain = module.weight + offset if offset else module.weight
         if torch.compiler.is_exporting():
             return torch.onnx.ops.symbolic(
                 "RMSNormalization", [x, gain], {"epsilon": epsilon, "axis": -1},
@@ -86,11 +89,11 @@ def _rms(weight: torch.Tensor, epsilon: float, offset: float) -> Forward:
     return forward
 
 
-def _layer(weight: torch.Tensor, epsilon: float) -> Forward:
+def _layer(module: Any, epsilon: float) -> Forward:
     """LayerNorm (Ba et al., arXiv 1607.06450) without a bias."""
     import torch
 
-    return lambda x: torch.nn.functional.layer_norm(x, (x.shape[-1],), weight, None, epsilon)
+    return lambda x: torch.nn.functional.layer_norm(x, (x.shape[-1],), module.weight, None, epsilon)
 
 
 def _same(module: torch.nn.Module, candidate: Forward, width: int) -> bool:

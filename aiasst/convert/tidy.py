@@ -30,11 +30,20 @@ def tidy(model: ir.Model) -> None:
     drop_dead(model)
 
 
+def keep_first_output(graph: ir.Graph) -> None:
+    """Drop every output but the first: a pooled state, a mutated buffer."""
+    while len(graph.outputs) > 1:
+        graph.outputs.pop()
+
+
 def _fix_reshapes(graph: ir.Graph) -> None:
-    """Give every Reshape a constant target where the shapes are known up to sizes that stay in place."""
-    for node in graph:
+    """Give every Reshape a constant target where the shapes are known up to sizes that stay in place; drop idle ones."""
+    for node in tuple(graph):
         target = _target(node) if node.op_type == "Reshape" else None
-        if target is not None:
+        source = node.inputs[0] if node.inputs else None
+        if target is not None and source is not None and source.shape == node.outputs[0].shape:
+            replace_uses(node.outputs[0], source)
+        elif target is not None:
             node.attributes.pop("allowzero", None)
             node.replace_input_with(1, add_constant(graph, target))
 

@@ -98,10 +98,10 @@ def export(checkpoint: Checkpoint, task: str, progress: ProgressFn = silent) -> 
                 f"transformers could not export model type '{checkpoint.model_type}': {_first_line(error)}", _HINT
             ) from error
         progress(Progress("export", 2, 3, "tidy up"))
+        tidy.keep_first_output(traced.graph)
         tidy.tidy(traced)
         if decoder:
             attention.fuse(traced, watch.layers, context, progress)
-    del traced.graph.outputs[1 if not decoder else len(traced.graph.outputs) :]
     tidy.drop_dead(traced)
     progress(Progress("export", 3, 3, "done"))
     return traced
@@ -311,7 +311,7 @@ def _sample(model: Any, decoder: bool) -> dict[str, torch.Tensor]:
     mask[0, length // 2 :] = 0
     sample = {signature.INPUT_IDS: ids, signature.ATTENTION_MASK: mask}
     kinds: int = getattr(model.config, "type_vocab_size", None) or 0
-    if signature.TOKEN_TYPE_IDS in known and kinds > 0:
+    if signature.TOKEN_TYPE_IDS in known and kinds > 1:
         sample[signature.TOKEN_TYPE_IDS] = torch.zeros_like(ids)
     return sample
 
@@ -320,7 +320,9 @@ def _trace(model: Any, sample: dict[str, torch.Tensor]) -> ir.Model:
     import torch
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", min=2)
+    # A model with a table of positions bounds the sequence; the tracer insists on being told.
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", min=2, max=longest)
     shapes = {name: {0: batch, 1: sequence} for name in sample}
     config = OnnxConfig(dynamic=True, dynamic_shapes=shapes, opset_version=23, optimize=False)
     flags = {"use_cache": False} if attention.POSITION_IDS in sample else {}
