@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from os.path import commonprefix
 
 from aiasst.engine.text import TextEvent, TextRequest, Usage
 from aiasst.errors import PromptError
@@ -93,7 +92,13 @@ class FakeTextEngine:
     def _end(self, answer: _Answer, piece: str, finished: str) -> TextEvent:
         del self.answers[answer.request.id]
         text = rendered(answer.request)
-        cached = max((len(commonprefix([s.split(), text.split()])) for s in self.seen), default=0)
+        cached = max((_common(s.split(), text.split()) for s in self.seen), default=0)
         self.seen.append(text + "".join(" " + word for word in answer.words[: answer.said]))
         usage = Usage(answer.prompt_tokens, cached, answer.said)
         return TextEvent(answer.request.id, piece, finished, usage)  # type: ignore[arg-type]
+
+
+def _common(first: list[str], second: list[str]) -> int:
+    return next(
+        (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
