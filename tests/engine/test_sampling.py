@@ -113,6 +113,17 @@ def test_the_ends_of_the_uniform_number_draw_something_possible() -> None:
     assert draw(ids, probabilities, 0.0) == draw(ids, probabilities, 1 - 2**-53) == 4
 
 
+@given(
+    weights=hnp.arrays(np.float32, st.integers(1, 2000), elements=st.sampled_from([0.0, 0.25, 1.0, 3.0])),
+    uniform=st.floats(0, 1, exclude_max=True),
+)
+def test_a_draw_is_where_the_running_sum_passes_the_number(weights: np.ndarray, uniform: float) -> None:
+    weights[len(weights) // 2] = 1
+    running = np.cumsum(weights.astype(np.float64))
+    wanted = int(np.searchsorted(running, uniform * running[-1], side="right"))
+    assert draw(np.arange(len(weights)), weights, uniform) == wanted
+
+
 def test_greedy_takes_the_first_of_equal_ones() -> None:
     rows = np.array([[1, 3, 3], [5, 1, 2]], np.float32)
     greedy = Sampling(temperature=0)
