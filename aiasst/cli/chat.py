@@ -118,14 +118,16 @@ def _hold(conversation: Conversation, model: ModelFolder, *, json: bool, quiet: 
 
 
 def _greeting(conversation: Conversation, model: ModelFolder) -> list[str]:
-    remarks = []
-    if output.is_dialogue():
+    remarks, dialogue = [], output.is_dialogue()
+    if dialogue:
         remarks.append(f"{model.path.name}, a context of {conversation.context_length} tokens.")
     if conversation.mode == "completion":
         remarks.append("This model has no chat template: it continues the text that you begin.")
         if _tells_stories(model):
-            remarks.append("It tells stories in the manner of old books; try: Once upon a time")
-    if output.is_dialogue():
+            remarks.append(
+                "It tells stories in the manner of old books" + ("; try: Once upon a time" if dialogue else ".")
+            )
+    if dialogue:
         remarks.append("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.")
     return remarks
 
@@ -174,9 +176,7 @@ class _Screen:
             output.note(f"[dim]{output.plain(text)}[/]")
 
     def table(self, rows: Sequence[tuple[str, str]]) -> None:
-        width = max(len(name) for name, _ in rows)
-        for name, text in rows:
-            output.note(f"  [bold]{output.plain(name.ljust(width))}[/]  {output.plain(text)}")
+        output.facts(rows)
 
     def error(self, failure: AiasstError) -> None:
         output.error(failure)

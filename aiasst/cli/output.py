@@ -57,6 +57,13 @@ def error(failure: AiasstError) -> None:
         console.print(f"[bold]  try:[/] {escape(failure.hint)}")
 
 
+def facts(rows: Sequence[tuple[str, str]]) -> None:
+    """Names and what belongs to them, as talk (stderr)."""
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        note(f"  [bold]{plain(name.ljust(width))}[/]  {plain(text)}")
+
+
 def plain(value: object) -> str:
     """`value` as text that `note` shows as it is, whatever brackets it has."""
     from rich.markup import escape
@@ -71,9 +78,8 @@ def table(
     *,
     right: Sequence[str] = (),
     caption: str = "",
-    to_stderr: bool = False,
 ) -> None:
-    """Print a table on stdout (or where the talk goes); the columns named in `right` are aligned to the right."""
+    """Print a table on stdout; the columns named in `right` are aligned to the right."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -85,7 +91,7 @@ def table(
         grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(escape(str(cell)) for cell in row))
-    _console(stderr=to_stderr).print(grid)
+    _console(stderr=False).print(grid)
 
 
 @contextmanager

@@ -118,6 +118,6 @@ def _show(summary: Summary, answers: Path, *, json: bool, quiet: bool) -> None:
             ("speed", f"{summary.tokens_per_second:.1f} tok/s over {summary.seconds:.1f} s"),
             ("seed", str(summary.seed)),
         ]
-        output.table("", ("", ""), rows, to_stderr=True)
+        output.facts(rows)
     if summary.rows and summary.errors == summary.rows:
         raise ArtifactError(f"none of the {summary.rows} rows could be answered", f"the reasons are in {answers}")

@@ -138,6 +138,8 @@ class AnswersStream:
 def open_answers(path: Path, job: Job, *, lines: int, seed_given: bool, restart: bool = False) -> Iterator[AnswersFile]:
     """Begin `job`, or go on with it where `path` has answers of the same one already.
 
+    What fails before its first answer leaves no files behind.
+
     Args:
         path: the answers file; its folder is made.
         job: what is to be done, with a seed.
@@ -150,12 +152,13 @@ def open_answers(path: Path, job: Job, *, lines: int, seed_given: bool, restart:
         ResourceError: the place cannot be written.
     """
     _refuse_foreign(path)
+    began_here = not path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         job_descriptor = os.open(job_path(path), _RW, 0o666)
     except OSError as error:
         raise ResourceError(f"may not write {path}: {error.strerror}", "choose another place with -o") from error
-    descriptor = None
+    descriptor, left_behind = None, False
     try:
         if not try_lock(job_descriptor):
             raise ArtifactError(f"another process is working on {path}", "wait until it ends, or choose another -o")
@@ -168,10 +171,16 @@ def open_answers(path: Path, job: Job, *, lines: int, seed_given: bool, restart:
         job.write(job_descriptor)
         yield AnswersFile(path, descriptor, job, done)
         os.fsync(descriptor)
+    except BaseException:
+        left_behind = began_here and descriptor is not None and not os.fstat(descriptor).st_size
+        raise
     finally:
         if descriptor is not None:
             os.close(descriptor)
         os.close(job_descriptor)
+        if left_behind:
+            path.unlink()
+            job_path(path).unlink()
 
 
 def job_path(answers: Path) -> Path:

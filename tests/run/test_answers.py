@@ -128,6 +128,17 @@ def test_a_damaged_job_file_is_refused_while_there_are_answers(tmp_path: Path) -
         pass
 
 
+def test_what_fails_before_its_first_answer_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with pytest.raises(KeyboardInterrupt), opened(path):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt), opened(path) as file:
+        file.append(answer(1))
+        raise KeyboardInterrupt
+    assert len(lines_of(path)) == 1
+
+
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     with opened(path), pytest.raises(ArtifactError, match="another process is working"), opened(path):
