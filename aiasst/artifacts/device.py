@@ -1,17 +1,24 @@
 """The device config `device.json`: Hardware (what the host is), Costs (what was measured), Decisions (what to do, and why).
 
-Written by `aiasst profile`, obeyed by run, chat and serve. Knows no probe and no runtime.
+Written by `aiasst profile`, obeyed by run and chat; every key is explained in docs/device.md. Knows no probe and no runtime.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from aiasst.artifacts.document import Document, read_json, write_text_atomically
-from aiasst.errors import ArtifactError
+from aiasst.artifacts.model_folder import disk_errors
+from aiasst.errors import ArtifactError, ResourceError
 
 DEVICE_CONFIG_VERSION: Literal[1] = 1
+_HINT = "write a new one with: aiasst profile -o device.json"
+
+CoreNumber = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 
 
 class Accelerator(Document):
@@ -20,6 +27,7 @@ class Accelerator(Document):
     kind: Literal["gpu", "npu"]
     name: str
     memory_bytes: int | None = None
+    """Its own memory; None where it shares the main memory, or does not tell."""
     driver: str | None = None
 
 
@@ -32,33 +40,59 @@ class Provider(Document):
 
 
 class Cache(Document):
-    """One level of the CPU's caches, summed over its instances."""
+    """One kind of cache of the CPU."""
 
     level: int
     kind: Literal["data", "instruction", "unified"]
     bytes: int
+    """Of all instances together."""
     instances: int
+
+
+class NumaNode(Document):
+    """Cores with memory of their own."""
+
+    cpus: tuple[CoreNumber, ...]
+    memory_bytes: int
+
+
+class CoreGroup(Document):
+    """Cores of one kind that this process may use."""
+
+    kind: Literal["performance", "efficiency"]
+    """All cores of a machine without two kinds are performance cores."""
+    physical_cores: int
+    cpus: tuple[CoreNumber, ...] = ()
+    """The first hardware thread of each core, as the system numbers them; empty where it does not."""
 
 
 class Hardware(Document):
     """What the host is, read and not measured."""
 
     machine_id: str
-    """Hash of CPU model, core count, architecture and total memory: the same machine gives the same id, and nothing personal."""
+    """Hash of architecture, CPU model, core counts and total memory: the same machine gives the same id, and nothing personal."""
     system: str
     architecture: str
     cpu_model: str
     physical_cores: int
+    """Of the machine, whatever part of it this process may use."""
     logical_cores: int
+    """Hardware threads: twice the physical cores with SMT."""
     usable_cores: float
-    """What affinity and container quota leave: may be 0.5."""
+    """Hardware threads that affinity and container quota leave: may be 0.5."""
+    cpu_quota: float | None = None
+    """CPUs' worth of time that the container may take; None: no limit."""
+    core_groups: tuple[CoreGroup, ...] = ()
+    """The physical cores behind `usable_cores`, performance cores first."""
     instruction_sets: tuple[str, ...]
+    """Those that the kernels care about: avx2, avx512_vnni, amx_int8, neon, dotprod, i8mm, ..."""
     caches: tuple[Cache, ...]
-    numa_nodes: int
+    numa: tuple[NumaNode, ...] = ()
     memory_total_bytes: int
     memory_limit_bytes: int
     """The smaller of the memory and the container's limit."""
     memory_free_bytes: int
+    """What could be taken when this was written, by the machine's and the container's count."""
     accelerators: tuple[Accelerator, ...] = ()
     providers: tuple[Provider, ...] = ()
 
@@ -68,6 +102,8 @@ class BandwidthPoint(Document):
 
     threads: int
     gigabytes_per_second: float
+    noise: float
+    """How far the median of the repeats lies from the best: 0.1 is a tenth."""
 
 
 class MatmulPoint(Document):
@@ -80,19 +116,22 @@ class MatmulPoint(Document):
     threads: int
     microseconds: float
     gigamacs_per_second: float
+    """Milliards of multiplications (each with its addition) a second."""
+    noise: float
+    """As of the bandwidth."""
 
 
 class Costs(Document):
-    """What was measured on this host, in seconds of work."""
+    """What was measured on this host; empty where nothing was."""
 
     bandwidth: tuple[BandwidthPoint, ...] = ()
     matmul: tuple[MatmulPoint, ...] = ()
 
 
-class IntDecision(Document):
-    """A number and why."""
+class CountDecision(Document):
+    """A number of at least one, and why."""
 
-    value: int
+    value: AtLeastOne
     reason: str
 
 
@@ -106,19 +145,19 @@ class TextDecision(Document):
 class CoresDecision(Document):
     """Core numbers to pin threads to (None: leave it to the system) and why."""
 
-    value: tuple[int, ...] | None
+    value: tuple[CoreNumber, ...] | None
     reason: str
 
 
 class Decisions(Document):
-    """What run, chat and serve obey, each value with its reason."""
+    """What run and chat obey, each value with its reason."""
 
     provider: TextDecision
-    threads: IntDecision
+    threads: CountDecision
     affinity: CoresDecision
-    slots: IntDecision
+    slots: CountDecision
     """Sequences decoded at once."""
-    memory_ceiling_bytes: IntDecision
+    memory_ceiling_bytes: CountDecision
     """Weights and cache together may take this much."""
 
 
@@ -130,6 +169,8 @@ class DeviceConfig(Document):
     onnxruntime_version: str
     created: str
     """UTC, ISO 8601."""
+    model: str | None = None
+    """Name of the model folder that slots and memory were decided for; None: for no model in particular."""
     hardware: Hardware
     costs: Costs
     decisions: Decisions
@@ -141,14 +182,37 @@ def load_device_config(path: Path) -> DeviceConfig:
     Raises:
         ArtifactError: absent, broken, of another version, or with an unknown key.
     """
-    hint = "write a new one with: aiasst profile -o device.json"
-    data = read_json(path, "device config", hint)
-    version = data.get("schema_version") if isinstance(data, dict) else None
+    data = read_json(path, "device config", _HINT)
+    if not isinstance(data, dict):
+        raise ArtifactError(f"{path} is no device config", _HINT)
+    version = data.get("schema_version")
     if version != DEVICE_CONFIG_VERSION:
-        raise ArtifactError(f"{path} has schema version {version}, this program reads {DEVICE_CONFIG_VERSION}", hint)
+        raise ArtifactError(f"{path} has schema version {version}, this program reads {DEVICE_CONFIG_VERSION}", _HINT)
     return DeviceConfig.parse(data, str(path))
 
 
+def refuse_existing_config(path: Path, *, force: bool) -> None:
+    """Called before the work begins.
+
+    Raises:
+        ArtifactError: `path` is a folder, or it exists and `force` is not set.
+    """
+    elsewhere = "choose another file with -o"
+    if path.is_dir():
+        raise ArtifactError(f"{path} is a folder", elsewhere)
+    if not path.exists():
+        return
+    if not force:
+        raise ArtifactError(f"{path} already exists", f"{elsewhere}, or --force to replace it")
+
+
 def save_device_config(path: Path, config: DeviceConfig) -> None:
-    """Write `device.json`, whole or not at all."""
-    write_text_atomically(path, config.to_json())
+    """Write `device.json`, whole or not at all.
+
+    Raises:
+        ResourceError: the folder is missing or may not be written, or the disk is full.
+    """
+    if not path.parent.is_dir():
+        raise ResourceError(f"there is no folder {path.parent}", "make it, or choose another file with -o")
+    with disk_errors(path):
+        write_text_atomically(path, config.to_json())

@@ -1,0 +1,118 @@
+"""What this machine is, what work costs on it, and what to do about it: a DeviceConfig, each decision with its reason.
+
+    host.py       how probes ask the machine (or a tree of fixtures)
+    probes/       what is here, one file a kind
+    hardware.py   the probes' answers put together
+    measure.py    memory bandwidth and products, in seconds
+    decide.py     hardware + costs (+ model) → decisions, pure
+
+>>> from aiasst import profile
+>>> profile(measure=False).decisions.threads.value
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from aiasst import __version__
+from aiasst.artifacts.device import Costs, DeviceConfig
+from aiasst.artifacts.model_folder import Manifest, ModelFolder
+from aiasst.errors import ArtifactError
+from aiasst.profile.decide import ModelNeeds, decide
+from aiasst.profile.hardware import read_hardware
+from aiasst.profile.host import Host, this_host
+from aiasst.progress import Progress, ProgressFn, silent
+
+__all__ = ["check_machine", "needs_of", "profile", "quick_config"]
+
+_CACHE_BYTES = 4
+"""Of a number in the cache: float32."""
+
+
+def profile(
+    folder: str | Path | ModelFolder | None = None, *, measure: bool = True, progress: ProgressFn = silent
+) -> DeviceConfig:
+    """Look at this machine, measure it for some seconds, and decide; for the model in `folder` if one is given.
+
+    Raises:
+        ArtifactError: `folder` is no model folder.
+    """
+    model = folder if folder is None or isinstance(folder, ModelFolder) else ModelFolder.open(folder)
+    progress(Progress("machine", 0, 1))
+    hardware = read_hardware(this_host())
+    progress(Progress("machine", 1, 1, hardware.cpu_model))
+    costs = Costs()
+    if measure:
+        from aiasst.profile.measure import measure_costs
+
+        costs = measure_costs(hardware, decide(hardware).threads.value, progress=progress)
+    needs = None if model is None else needs_of(model)
+    return DeviceConfig(
+        aiasst_version=__version__,
+        onnxruntime_version=version("onnxruntime"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=None if needs is None else needs.name,
+        hardware=hardware,
+        costs=costs,
+        decisions=decide(hardware, costs, needs),
+    )
+
+
+def quick_config(folder: ModelFolder | None = None, *, host: Host | None = None) -> DeviceConfig:
+    """What run and chat obey without a device config: decided from what the system tells at once, in milliseconds."""
+    hardware = read_hardware(host or this_host(), thorough=False)
+    needs = None if folder is None else needs_of(folder)
+    return DeviceConfig(
+        aiasst_version=__version__,
+        onnxruntime_version=version("onnxruntime"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=None if needs is None else needs.name,
+        hardware=hardware,
+        costs=Costs(),
+        decisions=decide(hardware, needs=needs),
+    )
+
+
+def check_machine(config: DeviceConfig, *, host: Host | None = None) -> None:
+    """Compare the machine that `config` was written on with this one.
+
+    Raises:
+        ArtifactError: it is another machine's; the message names both.
+    """
+    here, there = read_hardware(host or this_host(), thorough=False), config.hardware
+    if here.machine_id == there.machine_id:
+        return
+    machines = [
+        f"{machine.cpu_model}, {machine.physical_cores} cores, {machine.memory_total_bytes / 2**30:.1f} GiB"
+        for machine in (there, here)
+    ]
+    raise ArtifactError(
+        f"this device config was written on another machine ({machines[0]}); this one is {machines[1]}",
+        "write one for this machine: aiasst profile -o device.json",
+    )
+
+
+def needs_of(folder: ModelFolder) -> ModelNeeds:
+    """What the model in `folder` asks of memory, by its manifest."""
+    shape = folder.manifest.shape
+    caches = shape is not None and folder.manifest.task == "text-generation"
+    return ModelNeeds(
+        name=folder.path.resolve().name,
+        weight_bytes=folder.weight_bytes,
+        cache_bytes_per_token=2 * shape.layers * shape.kv_heads * shape.head_dim * _CACHE_BYTES
+        if shape is not None and caches
+        else 0,
+        context_length=shape.context_length if shape is not None else 0,
+        weight_format=_most_bytes(folder.manifest),
+    )
+
+
+def _most_bytes(manifest: Manifest) -> str:
+    """The format that most bytes of the model's products are in."""
+    sizes: dict[str, int] = {}
+    for weight in manifest.weights.values():
+        if weight.layer is not None and len(weight.shape) == 2:
+            sizes[weight.format] = sizes.get(weight.format, 0) + weight.bytes
+    return max(sizes, key=lambda label: sizes[label], default="")

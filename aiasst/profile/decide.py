@@ -1,0 +1,216 @@
+"""Hardware and costs → what to do, each value with its reason in words. Pure: asks no machine and reads no file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from aiasst.artifacts.device import (
+    CoreGroup,
+    CoresDecision,
+    Costs,
+    CountDecision,
+    Decisions,
+    Hardware,
+    MatmulPoint,
+    NumaNode,
+    TextDecision,
+)
+from aiasst.engine.cache import WEIGHTS_IN_MEMORY
+
+_MEMORY_SHARE = 0.8
+"""Of the free memory: what is left serves the system, this program's own few hundred megabytes, and a file cache."""
+_LOSES = 0.9
+"""More threads lose when they read less than this share of what the best number of threads reads."""
+_PAYS = 1.2
+"""More sequences at once pay when the machine's tokens per second grow by this factor."""
+_MOST_SLOTS = 32
+_USUAL_TOKENS = 4096
+"""Prompt and answer that a slot is given memory for, where the model's context is longer."""
+_USUAL_FORMAT = "int4-b128"
+_QUICK_SLOTS = ((16, 16), (2, 8), (1, 4))
+"""(threads at least, slots) where nothing was measured."""
+
+
+@dataclass(frozen=True)
+class ModelNeeds:
+    """What a model asks of memory."""
+
+    name: str
+    weight_bytes: int
+    """On disk."""
+    cache_bytes_per_token: int
+    """Keys and values of all layers; 0 for a model that has no cache."""
+    context_length: int
+    weight_format: str = ""
+    """The format of most of its bytes."""
+
+    @property
+    def resident_bytes(self) -> int:
+        """Weights in memory, as ONNX Runtime packs them."""
+        return int(self.weight_bytes * WEIGHTS_IN_MEMORY)
+
+
+def decide(hardware: Hardware, costs: Costs = Costs(), needs: ModelNeeds | None = None) -> Decisions:  # noqa: B008 - frozen
+    """Provider, threads, affinity, slots and memory ceiling for `hardware`, and for a model where `needs` are told."""
+    cores, why_cores = _cores_to_use(hardware, needs)
+    threads = _threads(hardware, costs, cores, why_cores)
+    ceiling = _memory_ceiling(hardware, needs)
+    return Decisions(
+        provider=_provider(hardware),
+        threads=threads,
+        affinity=_affinity(hardware, cores, threads.value),
+        slots=_slots(costs, threads.value, ceiling.value, needs),
+        memory_ceiling_bytes=ceiling,
+    )
+
+
+def _provider(hardware: Hardware) -> TextDecision:
+    others = [provider.name for provider in hardware.providers if provider.available and provider.name != "cpu"]
+    reason = "the formats and the cache of this program are made for the CPU provider"
+    if others:
+        reason += f"; {', '.join(others)} would load as well"
+    elif hardware.accelerators:
+        reason += f"; for the {hardware.accelerators[0].name} no provider of this onnxruntime loads"
+    return TextDecision(value="cpu", reason=reason)
+
+
+def _cores_to_use(hardware: Hardware, needs: ModelNeeds | None) -> tuple[CoreGroup, str]:
+    """Performance cores, on one NUMA node; and the words for it."""
+    groups = hardware.core_groups
+    if not groups:
+        count = max(1, min(hardware.physical_cores, math.floor(hardware.usable_cores)))
+        return CoreGroup(kind="performance", physical_cores=count), f"{_count(count, 'physical core')}"
+    group = groups[0]
+    words = _count(group.physical_cores, "physical core")
+    if len(groups) > 1:
+        words = _count(group.physical_cores, "performance core")
+        words += f": the {groups[1].physical_cores} efficiency cores would make them wait"
+    elif sum(g.physical_cores for g in groups) < hardware.physical_cores:
+        words += f" of {hardware.physical_cores} may be used"
+    node = _home(hardware, group, needs)
+    if node is None:
+        return group, words
+    cpus = tuple(cpu for cpu in group.cpus if cpu in node.cpus)
+    return (
+        CoreGroup(kind=group.kind, physical_cores=len(cpus), cpus=cpus),
+        f"the {len(cpus)} physical cores of one NUMA node: the weights lie in one node's memory",
+    )
+
+
+def _home(hardware: Hardware, group: CoreGroup, needs: ModelNeeds | None) -> NumaNode | None:
+    """The node to stay on: of several with usable cores the one with most, if the weights fit into its memory."""
+    nodes = [node for node in hardware.numa if set(node.cpus) & set(group.cpus)]
+    if len(nodes) < 2:
+        return None
+    node = max(nodes, key=lambda node: len(set(node.cpus) & set(group.cpus)))
+    fits = needs is None or needs.resident_bytes < _MEMORY_SHARE * node.memory_bytes
+    return node if fits else None
+
+
+def _threads(hardware: Hardware, costs: Costs, cores: CoreGroup, why: str) -> CountDecision:
+    value = cores.physical_cores
+    affordable = max(1, math.floor(hardware.usable_cores))
+    if affordable < value:
+        value = affordable
+        if hardware.cpu_quota is not None:
+            why = f"the container may take {hardware.cpu_quota:g} CPUs' time; more threads would be stopped in turn"
+        else:
+            why = f"{hardware.usable_cores:g} cores may be used"
+    speeds = {point.threads: point.gigabytes_per_second for point in costs.bandwidth if point.threads <= value}
+    if value in speeds and speeds:
+        best = max(speeds, key=lambda threads: speeds[threads])
+        if speeds[value] < _LOSES * speeds[best]:
+            why = f"{_count(best, 'thread')} read {speeds[best]:.0f} GB/s, {value} only {speeds[value]:.0f} GB/s"
+            value = best
+        else:
+            why += f"; together they read {speeds[value]:.0f} GB/s"
+            if value > 1 and 1 in speeds:
+                why += f", one alone {speeds[1]:.0f} GB/s"
+    return CountDecision(value=value, reason=why)
+
+
+def _affinity(hardware: Hardware, cores: CoreGroup, threads: int) -> CoresDecision:
+    if not cores.cpus:
+        return CoresDecision(
+            value=None, reason=f"{hardware.system} places the threads; this program does not pin there"
+        )
+    if hardware.cpu_quota is not None and hardware.cpu_quota < cores.physical_cores:
+        return CoresDecision(value=None, reason="under a CPU quota the system must be free to move the threads")
+    pinned = cores.cpus[:threads]
+    if sum(g.physical_cores for g in hardware.core_groups) > cores.physical_cores:
+        hybrid = len(hardware.core_groups) > 1
+        reason = (
+            "keeps the threads off the efficiency cores" if hybrid else "keeps the threads near the weights' memory"
+        )
+        return CoresDecision(value=pinned, reason=reason)
+    return CoresDecision(
+        value=None, reason="all cores are alike and on one memory: pinning would only hinder the system"
+    )
+
+
+def _memory_ceiling(hardware: Hardware, needs: ModelNeeds | None) -> CountDecision:
+    value = max(1, int(min(hardware.memory_free_bytes, hardware.memory_limit_bytes) * _MEMORY_SHARE))
+    place = "the container" if hardware.memory_limit_bytes < hardware.memory_total_bytes else "the machine"
+    reason = f"{_MEMORY_SHARE:.0%} of the {_size(hardware.memory_free_bytes)} that are free in {place}; the rest is the system's"
+    if needs is not None and needs.resident_bytes > value:
+        reason += f". {needs.name} does not fit: its weights alone take {_size(needs.resident_bytes)}"
+    elif needs is not None:
+        reason += f". The weights of {needs.name} take {_size(needs.resident_bytes)} of it"
+    return CountDecision(value=value, reason=reason)
+
+
+def _slots(costs: Costs, threads: int, ceiling: int, needs: ModelNeeds | None) -> CountDecision:
+    value, reason = _slots_by_speed(costs, threads, needs)
+    if needs is None or not needs.cache_bytes_per_token:
+        return CountDecision(value=value, reason=reason)
+    tokens = min(needs.context_length, _USUAL_TOKENS)
+    each = tokens * needs.cache_bytes_per_token
+    fitting = max(1, (ceiling - needs.resident_bytes) // max(1, each))
+    if fitting < value:
+        value, reason = fitting, f"more do not fit: a sequence of {tokens} tokens takes {_size(each)} of cache"
+    else:
+        reason += f"; {tokens} tokens of cache for each are {_size(value * each)} in all"
+    return CountDecision(value=value, reason=reason)
+
+
+def _slots_by_speed(costs: Costs, threads: int, needs: ModelNeeds | None) -> tuple[int, str]:
+    """The number of rows up to which a product gives more rows a second."""
+    points = _points_of(costs, needs.weight_format if needs else "")
+    if len(points) < 2:
+        slots = next(slots for least, slots in _QUICK_SLOTS if threads >= least)
+        return slots, f"usual for {_count(threads, 'thread')}; nothing was measured"
+    chosen = points[0]
+    for point in points[1:]:
+        if point.rows <= _MOST_SLOTS and _rate(point) >= _PAYS * _rate(chosen):
+            chosen = point
+    gain = _rate(chosen) / _rate(points[0])
+    words = (
+        f"a product of {chosen.rows} rows ({chosen.format}) gives {gain:.1f} times the rows a second that one row gives"
+    )
+    if chosen.rows == points[0].rows:
+        words = f"more rows at once ({chosen.format}) give no more rows a second"
+    return chosen.rows, words
+
+
+def _points_of(costs: Costs, weight_format: str) -> list[MatmulPoint]:
+    """Of the model's format, or of the usual one; by rows."""
+    measured = {point.format for point in costs.matmul}
+    wanted = weight_format if weight_format in measured else _USUAL_FORMAT
+    return sorted((point for point in costs.matmul if point.format == wanted), key=lambda point: point.rows)
+
+
+def _rate(point: MatmulPoint) -> float:
+    return point.rows / point.microseconds
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
