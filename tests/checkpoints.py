@@ -106,7 +106,7 @@ def write_tokenizer(folder: Path, *, encoder: bool = False, chat_template: bool 
     pieces = ["<pad>", "<s>", "</s>", "<unk>", "\n", *(chr(code) for code in range(32, 127))]
     vocabulary = {piece: index for index, piece in enumerate(pieces + ["".join(pair) for pair in _MERGES])}
     assert len(vocabulary) == VOCABULARY
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=_MERGES, unk_token="<unk>", fuse_unk=True))  # noqa: S106
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=_MERGES, unk_token="<unk>", fuse_unk=True))
     tokenizer.add_special_tokens(["<pad>", "<s>", "</s>", "<unk>"])
     tokenizer.decoder = decoders.Fuse()
     tokenizer.post_processor = processors.TemplateProcessing(

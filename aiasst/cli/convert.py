@@ -87,7 +87,7 @@ def _show(folder: ModelFolder) -> None:
     if proof is not None:
         rows.append(("largest difference", f"{proof.max_abs_diff:.2e} (allowed {proof.tolerance:.2e})"))
         rows.append(("same first choice", f"{proof.top1_agreement:.1%} of {proof.tokens} tokens: {proof.text}"))
-    output.table(f"wrote {folder.path}", ["", ""], rows)
+    output.table(f"wrote {folder.path}", ["what", "value"], rows)
     output.note(f"next: aiasst quantize {folder.path} --bits 4")
 
 

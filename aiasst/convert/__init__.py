@@ -28,7 +28,7 @@ from aiasst.artifacts.model_folder import (
     staged_folder,
     write_manifest,
 )
-from aiasst.errors import ExportError, MissingExtraError
+from aiasst.errors import ExportError, MissingExtraError, UsageError
 from aiasst.progress import Progress, ProgressFn, silent
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def convert(
     from aiasst.convert.source import resolve
     from aiasst.convert.tasks import canonical_task, default_task
 
+    if not tolerance >= 0:
+        raise UsageError(f"a tolerance of {tolerance} makes no sense", "give a small positive number such as 1e-4")
     destination = Path(output) if output is not None else default_output(model)
     refuse_existing(destination, force=force)
     chosen = canonical_task(task) if task is not None else None
@@ -107,12 +109,12 @@ def convert(
     with resolve(
         str(model), revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, progress=progress
     ) as checkpoint:
+        chosen = chosen or default_task(checkpoint.config)
+        usable = _usable(candidates, checkpoint, chosen)
         architecture = read_architecture(checkpoint)
         space.require(destination, space.float32_bytes(checkpoint.path))
-        job = _Job(
-            checkpoint, architecture, chosen or default_task(checkpoint.config), destination, tolerance, force, progress
-        )
-        return _first_that_works(job, candidates)
+        job = _Job(checkpoint, architecture, chosen, destination, tolerance, force, progress)
+        return _first_that_works(job, usable)
 
 
 def require_packages() -> None:
@@ -129,38 +131,38 @@ def default_output(model: str | Path) -> Path:
     return Path(f"{name.removesuffix('.gguf')}-onnx")
 
 
-def _first_that_works(job: _Job, candidates: Sequence[str]) -> ModelFolder:
-    """Try the exporters in order; the next one where one fails, unless there is but one."""
+def _usable(candidates: Sequence[str], checkpoint: Checkpoint, task: str) -> list[str]:
+    """Those of `candidates` that can export the checkpoint; UnsupportedModelError with everyone's reason where none can."""
     from aiasst.convert import exporters
-    from aiasst.convert.architecture import unknown_model_type
+    from aiasst.convert.architecture import nobody_exports
 
-    refusals: dict[str, str] = {}
+    said: dict[str, str] = {}
+    for name in candidates:
+        exporter = exporters.load(name)
+        usable, reason = exporter.available()
+        if usable:
+            usable, reason = exporter.supports(checkpoint, task)
+        if not usable:
+            said[name] = reason
+    if len(said) == len(candidates):
+        raise nobody_exports(checkpoint.model_type, task, said)
+    return [name for name in candidates if name not in said]
+
+
+def _first_that_works(job: _Job, candidates: Sequence[str]) -> ModelFolder:
+    """Try the exporters in order, the next one where one fails; where all fail, the error says how each did."""
     failures: dict[str, ExportError] = {}
     for name in candidates:
-        reason = _refusal(exporters.load(name), job)
-        if reason is not None:
-            refusals[name] = reason
-            continue
         try:
             return _write(job, name)
         except ExportError as error:
             failures[name] = error
-            job.progress(Progress("export", 0, 1, f"{name} failed ({error.message}); trying the next exporter"))
-    if not failures:
-        raise unknown_model_type(job.architecture.model_type, refusals)
-    if len(failures) == 1:
-        raise next(iter(failures.values()))
+            job.progress(Progress("export", 0, 1, f"{name} failed: {error.message}"))
     last = list(failures.values())[-1]
+    if len(failures) == 1:
+        raise last
     told = "; ".join(f"{name}: {error.message}" for name, error in failures.items())
     raise type(last)(f"no exporter made a graph that computes the same: {told}", last.hint)
-
-
-def _refusal(exporter: object, job: _Job) -> str | None:
-    """Why the exporter cannot be tried; None where it can."""
-    usable, reason = exporter.available()  # type: ignore[attr-defined]
-    if usable:
-        usable, reason = exporter.supports(job.checkpoint, job.task)  # type: ignore[attr-defined]
-    return None if usable else reason
 
 
 def _write(job: _Job, name: str) -> ModelFolder:

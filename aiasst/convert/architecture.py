@@ -50,24 +50,28 @@ def load_config(checkpoint: Checkpoint) -> Any:
         )
     except (ValueError, KeyError) as error:
         if checkpoint.model_type not in transformers.CONFIG_MAPPING:
-            raise unknown_model_type(checkpoint.model_type) from error
+            raise UnsupportedModelError(
+                f"transformers does not know the model type '{checkpoint.model_type}', so there is nothing to compare with",
+                "upgrade transformers",
+            ) from error
         raise CheckpointError(f"the configuration is broken: {error}", "download the checkpoint again") from error
     except (OSError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the configuration is broken: {error}", "download the checkpoint again") from error
     return config.get_text_config(decoder=True)
 
 
-def unknown_model_type(model_type: str, said: Mapping[str, str] | None = None) -> UnsupportedModelError:
-    """The error for a model type nobody exports: what it is, what each exporter `said`, and what can be done."""
+def nobody_exports(model_type: str, task: str, said: Mapping[str, str] | None = None) -> UnsupportedModelError:
+    """The error for a model type that cannot be exported: what it is, what each exporter `said`, and what can be done."""
     import transformers
 
-    reasons = "".join(f"; {name}: {reason}" for name, reason in (said or {}).items())
-    near = difflib.get_close_matches(model_type, list(transformers.CONFIG_MAPPING), n=3)
-    hint = f"known and near: {', '.join(near)}; or " if near else ""
-    return UnsupportedModelError(
-        f"no exporter knows the model type '{model_type}'{reasons}",
-        f"{hint}upgrade transformers and mobius-onnx, or convert a GGUF file of the model",
-    )
+    reasons = "".join(f"; {reason}" for reason in (said or {}).values())
+    if model_type in transformers.CONFIG_MAPPING:
+        hint = "choose another --task, or leave out --exporter so that every exporter is asked"
+    else:
+        near = difflib.get_close_matches(model_type, list(transformers.CONFIG_MAPPING), n=3)
+        known = f"known and near: {', '.join(near)}; else " if near else ""
+        hint = f"{known}upgrade transformers and mobius-onnx, which learn new model types with every release"
+    return UnsupportedModelError(f"nothing here exports the model type '{model_type}' for {task}{reasons}", hint)
 
 
 def read_architecture(checkpoint: Checkpoint) -> Architecture:

@@ -42,9 +42,11 @@ def decoder_logits(checkpoint: Checkpoint, ids: npt.NDArray[np.int64], keep: int
     """
     import torch
 
-    with _loaded(checkpoint, "text-generation") as model, torch.inference_mode():
+    model = _load(checkpoint, "text-generation")
+    with torch.inference_mode(), _given_back():
         answer = model(input_ids=torch.from_numpy(ids[None]), use_cache=False, logits_to_keep=keep)
         logits: npt.NDArray[np.float32] = answer.logits[0].float().numpy().copy()
+        del model, answer
     return logits
 
 
@@ -67,16 +69,25 @@ def encoder_output(
     """
     import torch
 
-    with _loaded(checkpoint, task) as model, torch.inference_mode():
+    model = _load(checkpoint, task)
+    with torch.inference_mode(), _given_back():
         answer = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
         output = answer.logits if "logits" in answer else answer.last_hidden_state
         values: npt.NDArray[np.float32] = output.float().numpy().copy()
+        del model, answer, output
     return values
 
 
 @contextlib.contextmanager
-def _loaded(checkpoint: Checkpoint, task: str) -> Iterator[Any]:
-    """The model of `task`, and its memory given back at the end: the session that is compared with it needs as much."""
+def _given_back() -> Iterator[None]:
+    """Free a model that was deleted in the block: its modules refer to one another, and the session compared with it needs the room."""
+    try:
+        yield
+    finally:
+        gc.collect()
+
+
+def _load(checkpoint: Checkpoint, task: str) -> Any:
     import torch
     import transformers
     from transformers.utils import logging
@@ -86,7 +97,7 @@ def _loaded(checkpoint: Checkpoint, task: str) -> Iterator[Any]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        model = kind.from_pretrained(
+        return kind.from_pretrained(
             str(checkpoint.path),
             dtype=torch.float32,
             attn_implementation="eager",
@@ -101,6 +112,3 @@ def _loaded(checkpoint: Checkpoint, task: str) -> Iterator[Any]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-    yield model
-    del model
-    gc.collect()

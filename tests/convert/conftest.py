@@ -1,7 +1,8 @@
-"""Converted tiny checkpoints, each made once a run."""
+"""Converted tiny checkpoints, each made once a run. AIASST_TEST_EXPORTER=transformers holds another exporter to the same tests."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from aiasst.convert import convert
 from tests import checkpoints
 
 Converter = Callable[..., ModelFolder]
+EXPORTER = os.environ.get("AIASST_TEST_EXPORTER", "mobius")
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +31,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 @pytest.fixture(scope="session")
 def converted(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Converter:
-    """The model folder of an architecture, by an exporter (mobius where none is named)."""
+    """The model folder of an architecture, by an exporter."""
     made: dict[tuple[str, str], ModelFolder] = {}
 
-    def get(name: str, exporter: str = "mobius") -> ModelFolder:
+    def get(name: str, exporter: str = EXPORTER) -> ModelFolder:
         if (name, exporter) not in made:
             output = tmp_path_factory.mktemp("converted") / f"{name}-{exporter}"
             made[name, exporter] = convert(checkpoint(name), output, exporter=exporter)

@@ -12,7 +12,7 @@ from aiasst.artifacts import signature
 from aiasst.artifacts.model_folder import MANIFEST_NAME, ModelFolder
 from aiasst.runtime.session import GraphSession
 from tests.checkpoints import ARCHITECTURES, DECODERS, QK_NORM, TIED, VOCABULARY
-from tests.convert.conftest import Converter
+from tests.convert.conftest import EXPORTER, Converter
 
 
 def graph_of(folder: ModelFolder) -> ir.Graph:
@@ -175,7 +175,7 @@ def test_what_travels_and_what_the_manifest_knows(converted: Converter) -> None:
     manifest = folder.manifest
     assert {"model.onnx", "model.onnx.data", "config.json", "tokenizer.json"} <= set(manifest.files)
     assert MANIFEST_NAME not in manifest.files
-    assert manifest.exporter == "mobius"
+    assert manifest.exporter == EXPORTER
     assert (manifest.source.kind, manifest.source.name) == ("folder", "gemma3")
     assert manifest.tokens.eos == (2,)
     assert (manifest.tokens.bos, manifest.tokens.pad) == (1, 0)
