@@ -208,3 +208,25 @@ def test_an_id_under_way_is_refused_and_free_again_later() -> None:
     assert not engine.busy
     engine.submit(Request("a", (1,), GREEDY))
     assert run(engine)["a"] == expected((1,), GREEDY)
+
+
+def test_a_failed_run_leaves_the_requests_as_they_were() -> None:
+    class Flaky(FakeDecoder):
+        def step(self, *arguments: object, **named: object) -> np.ndarray:
+            if len(self.shapes) in (1, 4):
+                self.shapes.append((0, 0))
+                raise ResourceError("no memory for a moment")
+            return super().step(*arguments, **named)
+
+    engine = Engine(Flaky(), slots=2, chunk=2)
+    engine.submit(Request("a", (1, 2, 3), GREEDY))
+    engine.submit(Request("b", (3, 2), GREEDY))
+    answers: dict[str, list] = {}
+    failures = 0
+    while engine.busy:
+        try:
+            collect(engine.step(), answers)
+        except ResourceError:
+            failures += 1
+    assert failures == 2
+    assert answers == {"a": expected((1, 2, 3), GREEDY), "b": expected((3, 2), GREEDY)}
