@@ -8,6 +8,7 @@ pickled weights, where they are allowed, become safetensors in a temporary folde
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -65,6 +66,7 @@ def resolve(
         NetworkError: the hub does not answer.
         ResourceError: the disk is full.
     """
+    _no_telemetry()
     kind = classify(model)
     if revision is not None and kind != "hub":
         raise UsageError(f"a revision belongs to a hub id, and {model} is a local {kind}", "leave out --revision")
@@ -78,6 +80,11 @@ def resolve(
             yield _from_folder(
                 stack, path, "folder", path.resolve().name, None, allow_pickle, trust_remote_code, progress
             )
+
+
+def _no_telemetry() -> None:
+    # Before huggingface_hub is imported for the first time (transformers imports it too), or it would not be read.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 def classify(model: str) -> Kind:
