@@ -29,7 +29,7 @@ class Sampling:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
-    """The same seed gives the same answer, alone or in a batch. None: a new one every time."""
+    """The same seed gives the same draws, alone or in a batch. None: a new one every time."""
 
     def __post_init__(self) -> None:
         _demand(_whole(self.max_tokens, 1), "max_tokens", self.max_tokens, "a whole number from 1")
