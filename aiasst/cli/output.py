@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def _console(*, stderr: bool) -> Console:
+def _console(*, stderr: bool, soft_wrap: bool = True) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    return Console(stderr=stderr, highlight=False, soft_wrap=soft_wrap)
 
 
 def is_dialogue() -> bool:
@@ -62,6 +62,20 @@ def facts(rows: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         note(f"  [bold]{plain(name.ljust(width))}[/]  {plain(text)}")
+
+
+def section(title: str, rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under a title on stdout: a name, then one or more texts, each of which wraps under itself."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(
+        title=title, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2, 0, 1)
+    )
+    grid.add_column(style="cyan", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(escape(cell) for cell in row))
+    _console(stderr=False, soft_wrap=False).print(grid)
 
 
 def plain(value: object) -> str:

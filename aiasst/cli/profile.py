@@ -1,15 +1,169 @@
-"""`aiasst profile`."""
+"""`aiasst profile`: what this machine is, what work costs on it, and what run and chat should do about it."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-EXAMPLES = ""
+from aiasst.cli import output
+from aiasst.cli.options import Force, Json, Quiet
+
+if TYPE_CHECKING:
+    from aiasst.artifacts.device import Cache, Costs, Decisions, DeviceConfig, Hardware
+
+EXAMPLES = "aiasst profile\n\naiasst profile story-int4 -o device.json"
+
+_Rows = list[tuple[str, str]]
 
 
-def command() -> None:
-    """Not written yet."""
-    raise typer.Exit(2)
+def command(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Decide for this model folder; without one, for any model.")
+    ] = None,
+    destination: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the device config here (device.json).")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Measure nothing: look, and decide from that.")] = False,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at this machine, measure it for some seconds, and decide how to run models on it.
+
+    The device config has the hardware, the measurements, and each decision
+    with its reason. run and chat obey it: --config device.json. Without -o
+    it is shown and not written.
+    """
+    from aiasst.artifacts.device import refuse_existing_config, save_device_config
+    from aiasst.profile import profile
+
+    if destination is not None:
+        refuse_existing_config(destination, force=force)
+    with output.progress(quiet=quiet) as progress:
+        config = profile(folder, measure=not quick, progress=progress)
+    if destination is not None:
+        save_device_config(destination, config)
+    if json:
+        output.document(config.model_dump(mode="json"))
+    else:
+        _show(config)
+    if not quiet:
+        _say_what_next(folder, destination)
 
 
 command.__name__ = "profile"
+
+
+def _show(config: DeviceConfig) -> None:
+    output.section("Machine", _machine(config.hardware))
+    if config.costs.bandwidth:
+        output.section("\nMeasured", _bandwidth(config.costs))
+    if config.costs.matmul:
+        columns, rows, caption = _products(config.costs)
+        output.table("", columns, rows, right=columns[1:], caption=caption)
+    title = f"for {config.model}" if config.model else "for any model (name a model folder to fit it)"
+    output.section(f"\nDecided {title}", _decisions(config.decisions))
+
+
+def _say_what_next(folder: Path | None, destination: Path | None) -> None:
+    model = output.plain(folder or "DIR")
+    if destination is None:
+        given = f" {model}" if folder else ""
+        output.note(f"\nNothing was written. Keep it:  aiasst profile{given} -o device.json")
+    else:
+        output.note(
+            f"\nWritten to {output.plain(destination)}. Use it:  aiasst chat {model} --config {output.plain(destination)}"
+        )
+
+
+def _machine(hardware: Hardware) -> _Rows:
+    loading = [provider.name for provider in hardware.providers if provider.available]
+    missing = [provider.name for provider in hardware.providers if not provider.available]
+    rows = [
+        ("CPU", f"{hardware.cpu_model} ({hardware.architecture}, {hardware.system})"),
+        ("cores", _cores(hardware)),
+        ("instructions", " ".join(hardware.instruction_sets) or "not known"),
+        ("caches", " · ".join(_cache(cache) for cache in hardware.caches) or "not known"),
+        ("memory", _memory(hardware)),
+        ("accelerators", ", ".join(_accelerators(hardware)) or "none found"),
+        ("providers", f"{', '.join(loading) or 'none'} (not here: {', '.join(missing) or 'none'})"),
+    ]
+    if len(hardware.numa) > 1:
+        nodes = " · ".join(f"{len(n.cpus)} threads, {output.human_bytes(n.memory_bytes)}" for n in hardware.numa)
+        rows.insert(4, ("NUMA nodes", nodes))
+    return rows
+
+
+def _cores(hardware: Hardware) -> str:
+    words = f"{hardware.physical_cores} physical, {hardware.logical_cores} logical"
+    if len(hardware.core_groups) > 1:
+        words += f" ({', '.join(f'{group.physical_cores} {group.kind}' for group in hardware.core_groups)})"
+    if hardware.cpu_quota is not None:
+        words += f"; the container may take {hardware.cpu_quota:g} CPUs' time"
+    if hardware.usable_cores < hardware.logical_cores:
+        words += f"; usable: {hardware.usable_cores:g}"
+    return words
+
+
+def _cache(cache: Cache) -> str:
+    kind = {"data": "d", "instruction": "i", "unified": ""}[cache.kind]
+    size = cache.bytes // cache.instances
+    each = f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
+    return f"L{cache.level}{kind} {each}" + (f" x {cache.instances}" if cache.instances > 1 else "")
+
+
+def _memory(hardware: Hardware) -> str:
+    words = f"{output.human_bytes(hardware.memory_total_bytes)}, {output.human_bytes(hardware.memory_free_bytes)} free"
+    if hardware.memory_limit_bytes < hardware.memory_total_bytes:
+        words += f"; the container may take {output.human_bytes(hardware.memory_limit_bytes)}"
+    return words
+
+
+def _accelerators(hardware: Hardware) -> list[str]:
+    return [
+        a.name + (f" ({output.human_bytes(a.memory_bytes)})" if a.memory_bytes else "") for a in hardware.accelerators
+    ]
+
+
+def _bandwidth(costs: Costs) -> _Rows:
+    points = " · ".join(
+        f"{p.gigabytes_per_second:.1f} GB/s with {p.threads} thread{'s' if p.threads > 1 else ''}"
+        for p in costs.bandwidth
+    )
+    return [("memory read", points)]
+
+
+def _products(costs: Costs) -> tuple[list[str], list[list[str]], str]:
+    """Columns, rows and caption: formats down, rows of activations across, microseconds inside."""
+    sizes = sorted({point.rows for point in costs.matmul})
+    times = {(point.format, point.rows): point.microseconds for point in costs.matmul}
+    best = {rows: min(us for (_, r), us in times.items() if r == rows) for rows in sizes}
+    labels = list(dict.fromkeys(point.format for point in costs.matmul))
+    table = [[label, *(_cell(times.get((label, rows)), best[rows]) for rows in sizes)] for label in labels]
+    first = costs.matmul[0]
+    caption = f"microseconds for rows x {first.k} times {first.k} x {first.n}, {first.threads} threads; * the fastest"
+    columns = ["format", *(f"{rows} row{'s' if rows > 1 else ''}" for rows in sizes)]
+    return columns, table, caption
+
+
+def _cell(microseconds: float | None, best: float) -> str:
+    if microseconds is None:
+        return "-"
+    return f"{'* ' if microseconds == best else ''}{microseconds:.0f}"
+
+
+def _decisions(decisions: Decisions) -> list[tuple[str, str, str]]:
+    pinned = decisions.affinity.value
+    return [
+        ("provider", decisions.provider.value, decisions.provider.reason),
+        ("threads", str(decisions.threads.value), decisions.threads.reason),
+        ("affinity", "none" if pinned is None else ",".join(map(str, pinned)), decisions.affinity.reason),
+        ("slots", str(decisions.slots.value), decisions.slots.reason),
+        (
+            "memory ceiling",
+            output.human_bytes(decisions.memory_ceiling_bytes.value),
+            decisions.memory_ceiling_bytes.reason,
+        ),
+    ]

@@ -47,7 +47,7 @@ def profile(
     if measure:
         from aiasst.profile.measure import measure_costs
 
-        costs = measure_costs(hardware, decide(hardware).threads.value, progress=progress)
+        costs = measure_costs(hardware, lambda found: decide(hardware, found).threads.value, progress=progress)
     needs = None if model is None else needs_of(model)
     return DeviceConfig(
         aiasst_version=__version__,

@@ -22,8 +22,8 @@ _MEMORY_SHARE = 0.8
 """Of the free memory: what is left serves the system, this program's own few hundred megabytes, and a file cache."""
 _LOSES = 0.9
 """More threads lose when they read less than this share of what the best number of threads reads."""
-_PAYS = 1.2
-"""More sequences at once pay when the machine's tokens per second grow by this factor."""
+_PAYS = 1.5
+"""More sequences at once pay when the tokens a second of all together grow by this factor: each of them becomes slower."""
 _MOST_SLOTS = 32
 _USUAL_TOKENS = 4096
 """Prompt and answer that a slot is given memory for, where the model's context is longer."""

@@ -1,0 +1,128 @@
+"""The micro-models that products are measured with: a chain of equal products in one weight format. Measures nothing.
+
+Weights are random: kernels take the same time whatever the values, as long as these stay finite, so signs of the scales are
+random too and the variance of the activations stays near one along the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aiasst.runtime.onnx_writer import Array, Node, Value, model_bytes
+
+SIZE = 2048
+"""K and N of every product: the hidden size of a model of one milliard parameters."""
+INPUT, OUTPUT = "x0", "y"
+_MICROSOFT = "com.microsoft"
+_OPSETS = {"": 21, _MICROSOFT: 1}
+
+
+@dataclass(frozen=True)
+class Link:
+    """One product of the chain, and what it takes."""
+
+    nodes: tuple[Node, ...]
+    initializers: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A weight format as the runtime computes it."""
+
+    label: str
+    """As the weight table of a model folder names it."""
+    link_bytes: int
+    """What one product's weight takes, without its scales."""
+    link: Callable[[np.random.Generator, str, str, str], Link]
+    """(random numbers, name of the weight, input, output) → the nodes from input to output."""
+
+
+def chain(form: Form, links: int, seed: int = 0) -> bytes:
+    """An ONNX model of `links` products after each other: float32 [rows, SIZE] → the same."""
+    random = np.random.default_rng(seed)
+    made = [form.link(random, f"w{i}", f"x{i}", OUTPUT if i == links - 1 else f"x{i + 1}") for i in range(links)]
+    nodes = [node for link in made for node in link.nodes]
+    initializers = {name: array for link in made for name, array in link.initializers.items()} | _CONSTANTS
+    used = {name for node in nodes for name in node.inputs}
+    shape = ("rows", SIZE)
+    return model_bytes(
+        nodes,
+        [Value(INPUT, np.float32, shape)],
+        [Value(OUTPUT, np.float32, shape)],
+        {name: array for name, array in initializers.items() if name in used},
+        _OPSETS,
+    )
+
+
+_CONSTANTS: dict[str, npt.NDArray[Any]] = {
+    "last_axis": np.array([-1], np.int64),
+    "column_axis": np.array([1], np.int64),
+    "steps": np.array(127, np.float32),
+    "one": np.array(1, np.float32),
+    "middle": np.array(128, np.uint8),
+}
+
+
+def _fp32(random: np.random.Generator, weight: str, x: str, y: str) -> Link:
+    values = random.standard_normal((SIZE, SIZE), np.float32) / np.float32(SIZE**0.5)
+    return Link((Node("MatMul", [x, weight], [y]),), {weight: values})
+
+
+def _blockwise(bits: int, block: int) -> Form:
+    """MatMulNBits: unsigned integers around the middle of their range, a scale a block, activations in int8."""
+    spread = ((2 ** (2 * bits) - 1) / 12) ** 0.5  # standard deviation of the integers
+
+    def link(random: np.random.Generator, weight: str, x: str, y: str) -> Link:
+        blocks = SIZE // block
+        packed = _random_bytes(random, (SIZE, blocks, block * bits // 8))
+        scales = _signs(random, (SIZE, blocks)) / np.float32(spread * SIZE**0.5)
+        attributes = {"K": SIZE, "N": SIZE, "bits": bits, "block_size": block, "accuracy_level": 4}
+        node = Node("MatMulNBits", [x, weight, f"{weight}.scale"], [y], attributes, _MICROSOFT)
+        return Link((node,), {weight: packed, f"{weight}.scale": scales})
+
+    return Form(f"int{bits}-b{block}", SIZE * SIZE * bits // 8, link)
+
+
+def _w8a8(random: np.random.Generator, weight: str, x: str, y: str) -> Link:
+    """Int8 weights with a scale a channel, uint8 activations with a scale a row, from stock operators."""
+    values = _random_bytes(random, (SIZE, SIZE)).view(np.int8)
+    scales = _signs(random, (SIZE,)) / np.float32(74 * SIZE**0.5)
+    name = [f"{weight}.{part}" for part in ("abs", "peak", "rows", "count", "zero", "q", "product", "column")]
+    magnitude, peak, rows, count, zero, q, product, column = name
+    nodes = (
+        Node("Abs", [x], [magnitude]),
+        Node("ReduceMax", [magnitude, "last_axis"], [peak], {"keepdims": 0}),
+        Node("Div", [peak, "steps"], [rows]),
+        Node("Shape", [rows], [count]),
+        Node("ConstantOfShape", [count], [zero], {"value": np.array([128], np.uint8)}),
+        Node("QuantizeLinear", [x, rows, zero], [q], {"axis": 0}),
+        Node("MatMulIntegerToFloat", [q, weight, "one", f"{weight}.scale", "middle"], [product], {}, _MICROSOFT),
+        Node("Unsqueeze", [rows, "column_axis"], [column]),
+        Node("Mul", [product, column], [y]),
+    )
+    return Link(nodes, {weight: values, f"{weight}.scale": scales})
+
+
+def _random_bytes(random: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(random.bytes(int(np.prod(shape))), np.uint8).reshape(shape)
+
+
+def _signs(random: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    signs: npt.NDArray[np.float32] = random.integers(0, 2, shape).astype(np.float32) * 2 - 1
+    return signs
+
+
+FORMS: tuple[Form, ...] = (
+    _blockwise(4, 128),
+    Form("w8a8", SIZE * SIZE, _w8a8),
+    _blockwise(8, 128),
+    _blockwise(4, 256),
+    _blockwise(2, 64),
+    Form("fp32", 4 * SIZE * SIZE, _fp32),
+)
+"""In the order of their weight for decisions, since the last ones are left out where time is short."""
