@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from aiasst.artifacts.model_folder import disk_errors
-from aiasst.convert import gguf_config, gguf_header, safetensors_file
+from aiasst.convert import gguf_config, gguf_header, gguf_tokenizer, safetensors_file
 from aiasst.convert.checkpoint_folder import SAFETENSORS
 from aiasst.convert.safetensors_file import PlannedTensor
 from aiasst.errors import CheckpointError, MissingExtraError, ResourceError, UnsupportedModelError
@@ -48,7 +48,7 @@ def unpack(file: Path, destination: Path, progress: ProgressFn = silent) -> None
     with disk_errors(destination, REMEDY):
         _write_weights(file, model, destination, progress)
         _write_config(model, destination, end_of_turn=metadata.get("tokenizer.ggml.eot_token_id"))
-        _write_tokenizer(file, destination)
+        gguf_tokenizer.write(file, header, destination)
 
 
 def _refuse_part(file: Path, metadata: Mapping[str, Any]) -> None:
@@ -169,36 +169,3 @@ def _write_config(model: Any, destination: Path, end_of_turn: int | None) -> Non
     ids = {"bos_token_id": model.config.bos_token_id, "eos_token_id": ends, "pad_token_id": model.config.pad_token_id}
     text = json.dumps({name: value for name, value in ids.items() if value not in (None, [])}, indent=2)
     (destination / "generation_config.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _write_tokenizer(file: Path, destination: Path) -> None:
-    from transformers import PreTrainedTokenizerFast
-    from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
-
-    try:
-        architecture, vocabulary, config = get_gguf_tokenizer(str(file))
-        backend, _ = convert_gguf_tokenizer(architecture, vocabulary)
-    except (ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"the vocabulary in {file.name} makes no tokenizer: {error}", "use the Hugging Face form of this model"
-        ) from error
-    add_bos = bool(config.pop("add_bos_token", False)) and config.get("bos_token") is not None
-    add_eos = bool(config.pop("add_eos_token", False)) and config.get("eos_token") is not None
-    special = {key: value for key, value in config.items() if value is not None}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-    tokenizer.backend_tokenizer.post_processor = _template(
-        tokenizer, config["bos_token"] if add_bos else None, config["eos_token"] if add_eos else None
-    )
-    tokenizer.save_pretrained(destination)
-
-
-def _template(tokenizer: Any, bos: str | None, eos: str | None) -> Any:
-    """What is put around a text: BOS before and EOS after it, where the file says so; None = nothing."""
-    from tokenizers.processors import TemplateProcessing
-
-    if bos is None and eos is None:
-        return None
-    before, after = ([bos] if bos else []), ([eos] if eos else [])
-    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys(before + after)]
-    pair = [f"{token}:1" for token in before] + ["$B:1"] + [f"{token}:1" for token in after]
-    return TemplateProcessing(single=[*before, "$A", *after], pair=[*before, "$A", *after, *pair], special_tokens=ids)

@@ -92,8 +92,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _state_dict(content: Any, file: Path) -> Mapping[str, torch.Tensor]:
-    import torch
-
     for key in ("state_dict", "model"):
         # Training frameworks wrap the weights.
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

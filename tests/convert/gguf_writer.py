@@ -78,7 +78,7 @@ def _add_config(writer: gguf.GGUFWriter, config: Any, architecture: str) -> None
         writer.add_sliding_window(config.sliding_window)
 
 
-def add_vocabulary(writer: gguf.GGUFWriter) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter, *, bos: bool = True) -> None:
     """The tokenizer of the file, with a chat template."""
     writer.add_tokenizer_model("llama")
     writer.add_token_list(TOKENS)
@@ -87,7 +87,7 @@ def add_vocabulary(writer: gguf.GGUFWriter) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
-    writer.add_add_bos_token(True)
+    writer.add_add_bos_token(bos)
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
