@@ -90,11 +90,21 @@ def _show_plan(plan: Plan, *, json: bool) -> None:
     columns = ("role", "format", "weights", "before", "after", "bits")
     caption = f"{before} → {after}, all included"
     output.table(title, columns, _plan_rows(plan), right=columns[2:], caption=caption)
-    for weight in plan.weights:
-        if weight.reason:
-            output.note(f"{weight.matrix.name}: {weight.chosen.label}, not {weight.wanted.label}: {weight.reason}")
+    for reason, names in _by_reason(plan).items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        output.note(f"{names[0]}{others}: {reason}")
     for constant in plan.left_alone:
         output.note(f"{constant.name} stays as it is: {constant.reason}")
+
+
+def _by_reason(plan: Plan) -> dict[str, list[str]]:
+    """Why weights have another format than the recipe's → their names."""
+    reasons: dict[str, list[str]] = {}
+    for weight in plan.weights:
+        if weight.reason:
+            reason = f"{weight.chosen.label}, not {weight.wanted.label}: {weight.reason}"
+            reasons.setdefault(reason, []).append(weight.matrix.name)
+    return reasons
 
 
 def _plan_rows(plan: Plan) -> list[Sequence[object]]:

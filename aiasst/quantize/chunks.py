@@ -32,8 +32,10 @@ def quantize_in_chunks(weight: FloatMatrix, grid: Grid, round_chunk: RoundChunk)
     zero_points = np.empty(scales.shape, dtype=np.uint8) if grid.zero_point else None
 
     def work(rows: slice) -> None:
-        rounded, scales[rows], zeros = round_chunk(_blocks(weight, rows, grid))
-        values[rows] = rounded.reshape(len(rounded), -1)[:, :k]
+        # A weight that is not finite shows in its scale; whoever asked for the scales looks there.
+        with np.errstate(invalid="ignore", over="ignore"):
+            rounded, scales[rows], zeros = round_chunk(_blocks(weight, rows, grid))
+            values[rows] = rounded.reshape(len(rounded), -1)[:, :k]
         if zero_points is not None and zeros is not None:
             zero_points[rows] = zeros
 

@@ -89,9 +89,18 @@ def take_inventory(graph: ir.Graph, table: Mapping[str, Weight] | None) -> Inven
 
 
 def _uses(value: ir.Value) -> list[Use | None]:
-    """What each reader does with `value`, None where it is neither product nor lookup; empty when none is either."""
-    uses = [_use(node, index) for node, index in value.uses()]
-    return uses if any(uses) else []
+    """What each reader does with `value`, None for what no format can serve; empty when `value` is no weight at all."""
+    tensor = value.const_value
+    if tensor is None or len(tensor.shape) < 2 or not tensor.dtype.is_floating_point():
+        return []
+    if not any(_is_weight(node, index) for node, index in value.uses()):
+        return []
+    return [_use(node, index) for node, index in value.uses()]
+
+
+def _is_weight(node: ir.Node, index: int) -> bool:
+    """Whether input `index` of `node` is the factor of a product or the table of a lookup."""
+    return (node.op_type == "Gather" and index == 0) or (node.op_type in _PRODUCTS and index < 2)
 
 
 def _use(node: ir.Node, index: int) -> Use | None:
@@ -112,16 +121,17 @@ def _int(node: ir.Node, name: str) -> int:
 def _obstacle(graph: ir.Graph, value: ir.Value, uses: list[Use | None]) -> str:
     """Why `value` has to stay as it is; empty when it can be quantized."""
     tensor = value.const_value
-    if tensor is None or len(tensor.shape) != 2:
-        rank = 0 if tensor is None else len(tensor.shape)
-        return f"has {rank} dimensions, not 2"
+    assert tensor is not None
+    if len(tensor.shape) != 2:
+        return f"has {len(tensor.shape)} dimensions, not 2"
     if tensor.dtype != ir.DataType.FLOAT:
         return f"is {tensor.dtype.name.lower()}, not float32"
     if value.is_graph_output():
         return "is an output of the graph"
-    readers = {node.op_type for (node, _), use in zip(value.uses(), uses, strict=True) if use is None}
-    if readers:
-        return f"is read by {', '.join(sorted(readers))} as well"
+    for (node, index), use in zip(value.uses(), uses, strict=True):
+        if use is None:
+            odd = _is_weight(node, index)
+            return f"is read by {node.op_type} " + ("in a form that no format has" if odd else "as well")
     if any(use is not None and use.node.graph is not graph for use in uses):
         return "is read inside a branch or a loop"
     if len({use.rows_first for use in uses if use is not None}) > 1:

@@ -68,6 +68,8 @@ class Job:
     ) -> ModelFolder:
         """Write the quantized folder, whole or not at all. A Job writes once: its graph is changed in place."""
         destination = self._destination(output)
+        if self.source.graph_path.resolve().is_relative_to(destination.resolve()):
+            raise ArtifactError(f"{destination} holds the source itself", "choose another destination with -o")
         refuse_existing(destination, force=force)
         _refuse_small_disk(destination, self.plan)
         with staged_folder(destination, force=force) as staging:

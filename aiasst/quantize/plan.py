@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aiasst.artifacts.model_folder import Weight
-from aiasst.artifacts.recipe import FLOAT_ROLES, Recipe, WeightFormat
+from aiasst.artifacts.recipe import BLOCK_SIZES, FLOAT_ROLES, Recipe, WeightFormat
 from aiasst.quantize import formats
 from aiasst.quantize.matrix import LeftAlone, Matrix
 
 FP32 = WeightFormat(format="fp32")
 # What serves where the wanted format cannot: an embedding (or a head tied to one), a graph of an old opset.
 _FALLBACK = WeightFormat(format="int8", block_size=128)
+# A padded weight takes bytes and time like any other: beyond this, a smaller block is both smaller and faster.
+_MOST_PADDING = 1.25
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,30 @@ def _plan_weight(recipe: Recipe, matrix: Matrix, layers: int, opset: int) -> Pla
 
 
 def _fitting(wanted: WeightFormat, matrix: Matrix, opset: int) -> tuple[WeightFormat, str]:
-    """`wanted` where it can serve and pays, else the fallback and the reason."""
+    """`wanted` where it can serve and pays, else what can and the reason."""
     reason = formats.load(wanted.format).unfit(wanted, matrix, opset)
-    chosen = _FALLBACK if reason else wanted
+    chosen, padding = _without_much_padding(_FALLBACK if reason else wanted, matrix)
+    reason = reason or padding
     if chosen.format != "fp32" and formats.load(chosen.format).nbytes(chosen, matrix) >= matrix.elements * 4:
         return FP32, f"{chosen.label} would not be smaller: [{matrix.k}, {matrix.n}] fills less than its blocks"
     return chosen, reason
+
+
+def _without_much_padding(spec: WeightFormat, matrix: Matrix) -> tuple[WeightFormat, str]:
+    """`spec` with blocks small enough that K is not padded by more than a quarter, and the reason when they changed."""
+    block = spec.block_size
+    if block is None:
+        return spec, ""
+    while block > BLOCK_SIZES[0] and _padded(matrix.k, block) > matrix.k * _MOST_PADDING:
+        block //= 2
+    if block == spec.block_size:
+        return spec, ""
+    reason = f"blocks of {spec.block_size} would pad {matrix.k} inputs to {_padded(matrix.k, spec.block_size or block)}"
+    return spec.model_copy(update={"block_size": block}), reason
+
+
+def _padded(k: int, block: int) -> int:
+    return -(-k // block) * block
 
 
 def _elements(shape: Sequence[int]) -> int:

@@ -80,13 +80,19 @@ def pack_matrix(
     format_ = formats.load(spec.format)
     grid = format_.grid(spec)
     if grid is None:
+        _refuse_not_finite(weight, matrix)
         return format_.pack(spec, matrix, weight)
     quantized = algorithm.quantize(weight, grid, statistics)
-    if not np.isfinite(quantized.scales).all():
+    # The scales follow from the weights, and there are far fewer of them to look at.
+    _refuse_not_finite(quantized.scales, matrix)
+    return format_.pack(spec, matrix, quantized)
+
+
+def _refuse_not_finite(numbers: FloatMatrix, matrix: Matrix) -> None:
+    if not np.isfinite(numbers).all():
         raise ArtifactError(
             f"the weight {matrix.name} holds numbers that are not finite", "the checkpoint is damaged: get it again"
         )
-    return format_.pack(spec, matrix, quantized)
 
 
 def _replace_weight(
@@ -183,9 +189,12 @@ def _swap(emit: Emitter, graph: ir.Graph, old: Sequence[ir.Node], result: ir.Val
 
 
 def _move_tensors(graph: ir.Graph, file: WeightsFile) -> None:
-    """Write the tensors that are not in `file` yet, one at a time."""
+    """Take over the tensors that are not in `file` yet, one at a time: the source's own file will not be there."""
     for value in graph.initializers.values():
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes < _EXTERNAL_FROM_BYTES or file.holds(tensor):
+        tensor, name = value.const_value, value.name or ""
+        if tensor is None or file.holds(tensor):
             continue
-        value.const_value = file.copy(value.name or "", tensor)
+        if tensor.nbytes >= _EXTERNAL_FROM_BYTES:
+            value.const_value = file.copy(name, tensor)
+        elif isinstance(tensor, ir.ExternalTensor):
+            value.const_value = ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=name)

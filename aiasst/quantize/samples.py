@@ -33,10 +33,10 @@ def load_samples(path: Path | str) -> Samples:
     path = Path(path)
     if not path.is_file():
         raise ArtifactError(f"there is no calibration file {path}", _HINT)
+    if not zipfile.is_zipfile(path):
+        raise ArtifactError(f"{path} is not an .npz file, or it was cut short", _HINT)
     try:
         with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ArtifactError(f"{path} is a single array, not an .npz file", _HINT)
             ids = _only_array(archive, path)
     except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
         raise ArtifactError(f"{path} is not a readable .npz file: {error}", _HINT) from None

@@ -120,6 +120,9 @@ def _load(path: Path) -> ir.Model:
         model = ir.load(path)
     except DecodeError:
         raise ArtifactError(f"{path} is not an ONNX model", hint) from None
+    if model.graph.num_nodes() == 0:
+        # An empty file is a valid, empty protobuf.
+        raise ArtifactError(f"{path} is not an ONNX model: it computes nothing", hint)
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if not isinstance(tensor, ir.ExternalTensor):

@@ -1,0 +1,98 @@
+"""`aiasst quantize` as a person starts it: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from aiasst.cli import app
+from tests.quantize import graphs
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return graphs.product(tmp_path / "model" / "small.onnx", graphs.random(256, 64)).parent
+
+
+def _start(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["aiasst", "quantize", *map(str, arguments)])
+    try:
+        app.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_bits_name_a_recipe_and_the_output(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _start(monkeypatch, model, "--bits", 4) == 0
+    assert (model.parent / "model-int4" / "aiasst.json").exists()
+    captured = capsys.readouterr()
+    assert "4.25 bits per weight" in captured.out
+    assert "quantize" in captured.err
+
+
+def test_json_is_one_document_on_stdout(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _start(monkeypatch, model, "--recipe", "int8", "-o", model.parent / "out", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["bits_per_weight"] == 8.25
+    assert document["recipe"] == "int8"
+    assert document["bytes"] > 256 * 64
+
+
+def test_quiet_says_nothing(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _start(monkeypatch, model, "--bits", 8, "--quiet") == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _start(monkeypatch, model, "--recipe", "mixed", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "int8-b128" in shown  # the only layer is the first and the last
+    assert "8.25 bits per weight" in shown
+    assert _start(monkeypatch, model, "--recipe", "mixed", "--dry-run", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["weights"]["layers.0.o_proj.weight"]["format"] == "int8-b128"
+    assert document["bytes"] < document["bytes_before"]
+    assert [p.name for p in model.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--bits", "3"], ["no 3-bit format", "2, 4 and 8", "mixed"]),
+        (["--bits", "4", "--recipe", "int8"], ["twice"]),
+        (["--recipe", "int5"], ["no recipe 'int5'", "int4-fast"]),
+        (["--recipe", "absent.yaml"], ["no recipe at"]),
+    ],
+)
+def test_mistakes_are_told_with_what_to_do(
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: list[str],
+) -> None:
+    assert _start(monkeypatch, model, *arguments) in (1, 2)
+    captured = capsys.readouterr()
+    shown = " ".join(captured.err.split())
+    assert all(word in shown for word in ["error:", "try:", *words]), shown
+    assert captured.out == ""
+    assert [p.name for p in model.parent.iterdir()] == ["model"]
+
+
+def test_a_folder_that_is_quantized_already(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _start(monkeypatch, model, "-q") == 0
+    assert _start(monkeypatch, model.parent / "model-int4", "--bits", 8) == 1
+    assert "quantized already" in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from aiasst.quantize.weights_file import WeightsFile
+
+
+def test_tensors_come_back_from_aligned_places(tmp_path: Path) -> None:
+    arrays = [np.arange(105, dtype=np.uint8), np.linspace(0, 1, 7, dtype=np.float32), np.zeros((0, 3), np.float32)]
+    with WeightsFile(tmp_path / "w.data") as file:
+        tensors = [file.write(f"t{i}", array) for i, array in enumerate(arrays)]
+        tensors.append(file.copy("t3", ir.tensor(np.arange(6, dtype=np.int64).reshape(2, 3))))
+        assert all(file.holds(tensor) for tensor in tensors)
+    for tensor, array in zip(tensors, [*arrays, np.arange(6).reshape(2, 3)], strict=True):
+        assert (tensor.offset or 0) % 64 == 0
+        if array.size:
+            np.testing.assert_array_equal(tensor.numpy(), array)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full to play a full disk")
+def test_a_full_disk_is_told_by_its_number() -> None:
+    with pytest.raises(OSError, match="No space left") as caught, WeightsFile(Path("/dev/full")) as file:
+        file.write("big", np.zeros(1 << 20, np.float32))
+    assert caught.value.errno == 28
