@@ -47,6 +47,16 @@ class LayerAttention:
 
 
 @dataclass(frozen=True)
+class Positions:
+    """How far the rotary tables reach."""
+
+    context: int
+    """Positions there are."""
+    switch: int | None = None
+    """Rows longer than this turn by another set of frequencies (longrope's long factors); None = there is but one set."""
+
+
+@dataclass(frozen=True)
 class _Origin:
     """What a value is computed from."""
 
@@ -54,13 +64,13 @@ class _Origin:
     positions: bool
 
 
-def fuse(model: ir.Model, layers: Sequence[LayerAttention], context: int, progress: ProgressFn = silent) -> None:
+def fuse(model: ir.Model, layers: Sequence[LayerAttention], reach: Positions, progress: ProgressFn = silent) -> None:
     """Replace every marker of `model`, in place, by GroupQueryAttention, and give the graph its caches.
 
     Args:
         model: Inputs input_ids and position_ids, int64 [batch, sequence]; the only output the logits; one marker per layer.
         layers: One entry a layer, in order.
-        context: How many positions the rotary tables cover.
+        reach: How many positions the rotary tables cover.
         progress: Told once a layer.
 
     Raises:
@@ -73,12 +83,12 @@ def fuse(model: ir.Model, layers: Sequence[LayerAttention], context: int, progre
     inputs = {value.name: value for value in graph.inputs}
     if set(inputs) != {signature.INPUT_IDS, POSITION_IDS}:
         raise ExportError(f"the traced graph has the inputs {sorted(map(str, inputs))}", _HINT)
-    work = _Fusion(graph, inputs[POSITION_IDS], context)
+    work = _Fusion(graph, inputs[POSITION_IDS], reach)
     for index, (marker, layer) in enumerate(zip(markers, layers, strict=True)):
         work.replace(index, marker, layer)
         progress(Progress("attention", index + 1, len(layers)))
+    _drop_position_ids(graph, inputs[POSITION_IDS], work.lengths.positions)
     remove_unused(graph)
-    _positions_from_mask(graph, inputs[POSITION_IDS], work.mask)
     model.opset_imports.pop(MARKER_DOMAIN, None)
     model.opset_imports["com.microsoft"] = 1
 
@@ -86,26 +96,15 @@ def fuse(model: ir.Model, layers: Sequence[LayerAttention], context: int, progre
 class _Fusion:
     """One graph on its way: the shared lengths, the rotary tables made so far, and the origin of every value."""
 
-    def __init__(self, graph: ir.Graph, positions: ir.Value, context: int) -> None:
+    def __init__(self, graph: ir.Graph, positions: ir.Value, reach: Positions) -> None:
         self.graph = graph
         self.positions = positions
-        self.context = context
+        self.reach = reach
         self.origins = _origins(graph, positions)
         self.order = {node: place for place, node in enumerate(graph)}
         self.mask = _input(graph, signature.ATTENTION_MASK, ir.DataType.INT64, ["batch", "total_sequence"])
-        self.lengths = self._lengths()
+        self.lengths = _lengths(graph, self.mask, reach.switch)
         self.caches: dict[tuple[bool, bytes], tuple[ir.Value, ir.Value]] = {}
-
-    def _lengths(self) -> tuple[ir.Value, ir.Value]:
-        """(seqlens_k int32 [batch], total_sequence_length int32 []) from the attention mask."""
-        build = Builder(self.graph, "lengths")
-        rows = build.op("ReduceSum", [self.mask, build.constant([1])], keepdims=0)
-        seqlens = build.op("Cast", [build.op("Sub", [rows, build.constant(1)])], to=ir.DataType.INT32)
-        width = build.op("Gather", [build.op("Shape", [self.mask]), build.constant(1)])
-        total = build.op("Cast", [width], to=ir.DataType.INT32)
-        seqlens.dtype = total.dtype = ir.DataType.INT32
-        build.place_first()
-        return seqlens, total
 
     def replace(self, index: int, marker: ir.Node, layer: LayerAttention) -> None:
         query, key, value = (_present(each) for each in marker.inputs[:3])
@@ -114,7 +113,9 @@ class _Fusion:
             key, turned_key = self._before_rotary(key, layer.kv_heads, layer.head_dim)
             caches, interleaved = self._tables(turned_query, turned_key)
         except rotary.NotRotaryError as error:
-            raise ExportError(f"layer {index}: the position embedding is not rotary: {error}", _HINT) from error
+            raise ExportError(
+                f"layer {index}: what positions do to query and key is no rotary embedding: {error}", _HINT
+            ) from error
         build = Builder(self.graph, f"layers.{index}.attention")
         counts = (layer.heads, layer.kv_heads, layer.kv_heads)
         flat = [
@@ -126,10 +127,12 @@ class _Fusion:
             for name in (signature.past_key(index), signature.past_value(index))
         ]
         projections = [packed, None, None] if packed is not None else flat
+        shifted = [self.lengths.table_rows] if caches and self.lengths.table_rows is not None else []
         rotation = {"do_rotary": int(bool(caches)), "rotary_interleaved": int(interleaved)}
         context = build.op(
-            "GroupQueryAttention", [*projections, *past, *self.lengths, *caches], domain="com.microsoft", outputs=3,
-            name=f"layers.{index}.attention", **_attributes(layer), **rotation,
+            "GroupQueryAttention",
+            [*projections, *past, self.lengths.seqlens, self.lengths.total, *caches, *shifted],
+            domain="com.microsoft", outputs=3, name=f"layers.{index}.attention", **_attributes(layer), **rotation,
         )  # fmt: skip
         node = build.nodes[-1]
         _place_context(build, marker, context, layer)
@@ -163,7 +166,8 @@ class _Fusion:
             return (), False
         if query is None or key is None:
             raise rotary.NotRotaryError("only one of query and key has it")
-        last = self.context - 1
+        # With two sets of frequencies all of the sample must fall into the first.
+        last = (self.reach.switch or self.reach.context) - 1
         sample = sorted({0, 1, 2, 3, min(17, last), last // 2, last})
         turned = rotary.matrices(key, sample)
         if not np.allclose(rotary.matrices(query, sample), turned, rtol=0, atol=1e-6):
@@ -177,11 +181,18 @@ class _Fusion:
         return self.caches[stamp], pairs.interleaved
 
     def _new_tables(self, piece: rotary.Piece, pairs: rotary.Pairing) -> tuple[ir.Value, ir.Value]:
-        made = rotary.tables(piece, pairs, np.arange(self.context, dtype=np.int64))
+        positions, switch = np.arange(self.reach.context, dtype=np.int64), self.reach.switch
+        if switch is None:
+            made = rotary.tables(piece, pairs, positions)
+            cos, sin = made.cos, made.sin
+        else:
+            short = rotary.tables(piece, pairs, positions[:switch])
+            long = rotary.tables(piece, pairs, positions, beside=self.reach.context - 1)
+            cos, sin = np.concatenate([short.cos, long.cos]), np.concatenate([short.sin, long.sin])
         suffix = "" if not self.caches else f".{len(self.caches)}"
         return (
-            add_weight(self.graph, f"rotary.cos{suffix}", ir.Tensor(made.cos)),
-            add_weight(self.graph, f"rotary.sin{suffix}", ir.Tensor(made.sin)),
+            add_weight(self.graph, f"rotary.cos{suffix}", ir.Tensor(cos)),
+            add_weight(self.graph, f"rotary.sin{suffix}", ir.Tensor(sin)),
         )
 
 
@@ -361,20 +372,45 @@ def _input(graph: ir.Graph, name: str, dtype: ir.DataType, shape: Sequence[int |
     return value
 
 
-def _positions_from_mask(graph: ir.Graph, positions: ir.Value, mask: ir.Value) -> None:
-    """Take position_ids away; where the graph still reads them, a row's new tokens start at max(row sum - sequence, 0)."""
-    graph.inputs.remove(positions)
+@dataclass(frozen=True)
+class _Lengths:
+    """What all layers read off the attention mask."""
+
+    seqlens: ir.Value
+    """int32 [batch]: length of each row - 1."""
+    total: ir.Value
+    """int32 []: width of the mask."""
+    positions: ir.Value
+    """int64 [batch, sequence]: a row's new tokens start at max(row sum - sequence, 0)."""
+    table_rows: ir.Value | None
+    """int64 [batch, sequence]: where to look into tables that hold two sets of frequencies, one after the other."""
+
+
+def _lengths(graph: ir.Graph, mask: ir.Value, switch: int | None) -> _Lengths:
     ids = graph.inputs[0]
-    for reader in positions.consumers():
-        if reader.op_type == "Shape":
-            reader.replace_input_with(0, ids)
-    if not positions.uses():
-        return
-    build = Builder(graph, POSITION_IDS)
-    rows = build.op("ReduceSum", [mask, build.constant([1])], keepdims=0)
-    sequence = build.op("Gather", [build.op("Shape", [ids]), build.constant(1)])
-    start = build.op("Max", [build.op("Sub", [rows, sequence]), build.constant(0)])
-    start = build.op("Unsqueeze", [start, build.constant([1])])
-    steps = build.op("Range", [build.constant(0), sequence, build.constant(1)])
-    replace_uses(positions, build.op("Add", [start, steps], name=POSITION_IDS))
+    build = Builder(graph, "lengths")
+    zero, one, axis = build.constant(0), build.constant(1), build.constant([1])
+    rows = build.op("ReduceSum", [mask, axis], keepdims=0)
+    seqlens = build.op("Cast", [build.op("Sub", [rows, one])], to=ir.DataType.INT32)
+    total = build.op("Cast", [build.op("Gather", [build.op("Shape", [mask]), one])], to=ir.DataType.INT32)
+    seqlens.dtype = total.dtype = ir.DataType.INT32
+    sequence = build.op("Gather", [build.op("Shape", [ids]), one])
+    start = build.op("Max", [build.op("Sub", [rows, sequence]), zero])
+    start = build.op("Unsqueeze", [start, axis])
+    positions = build.op("Add", [start, build.op("Range", [zero, sequence, one])], name=POSITION_IDS)
+    table_rows = None
+    if switch is not None:
+        skip = build.op("Where", [build.op("Greater", [rows, build.constant(switch)]), build.constant(switch), zero])
+        table_rows = build.op("Add", [positions, build.op("Unsqueeze", [skip, axis])], name="table_rows")
+        table_rows.dtype = ir.DataType.INT64
     build.place_first()
+    return _Lengths(seqlens, total, positions, table_rows)
+
+
+def _drop_position_ids(graph: ir.Graph, given: ir.Value, computed: ir.Value) -> None:
+    """Take the input away; what still reads it reads the `computed` positions."""
+    graph.inputs.remove(given)
+    for reader in given.consumers():
+        if reader.op_type == "Shape":
+            reader.replace_input_with(0, graph.inputs[0])
+    replace_uses(given, computed)

@@ -180,16 +180,20 @@ def _pairs(coupled: Sequence[tuple[int, int]], scaled: np.ndarray) -> Pairing:
     return Pairing(tuple(range(distance)), tuple(range(distance, 2 * distance)), interleaved=False)
 
 
-def tables(piece: Piece, pairs: Pairing, positions: np.ndarray) -> Tables:
-    """cos and sin of every position (int64 [n]), read off the piece of graph itself."""
+def tables(piece: Piece, pairs: Pairing, positions: np.ndarray, beside: int = 0) -> Tables:
+    """cos and sin of every position (int64 [n]), read off the piece of graph itself.
+
+    `beside` is the position of a token in a second row: frequencies that depend on the longest row (longrope) follow it.
+    """
     first, second = list(pairs.first), list(pairs.second)
     unit = np.zeros(piece.head_dim, np.float32)
     unit[first] = 1
     cos, sin = [], []
     for start in range(0, len(positions), _CHUNK):
-        chunk = positions[None, start : start + _CHUNK]
-        x = np.broadcast_to(unit, (1, piece.heads, chunk.shape[1], piece.head_dim)).copy()
-        turned = piece.run(x, chunk)[0, 0]
+        chunk = positions[start : start + _CHUNK]
+        rows = np.stack([chunk, np.full_like(chunk, beside)])
+        x = np.broadcast_to(unit, (2, piece.heads, len(chunk), piece.head_dim)).copy()
+        turned = piece.run(x, rows)[0, 0]
         cos.append(turned[:, first])
         sin.append(turned[:, second])
     return Tables(np.concatenate(cos).astype(np.float32), np.concatenate(sin).astype(np.float32))

@@ -23,7 +23,7 @@ import onnx_ir as ir
 from aiasst.artifacts import signature
 from aiasst.convert import attention, tidy
 from aiasst.convert.architecture import load_config
-from aiasst.convert.attention import LayerAttention
+from aiasst.convert.attention import LayerAttention, Positions
 from aiasst.errors import ExportError
 from aiasst.progress import Progress, ProgressFn, silent
 
@@ -88,20 +88,24 @@ def export(checkpoint: Checkpoint, task: str, progress: ProgressFn = silent) -> 
     with _quiet(), _register(watch):
         try:
             model = _load(checkpoint, task)
-            context = _context(load_config(checkpoint)) if decoder else 0
             if decoder:
-                _observe(model, watch, context)
+                reach = _reach(load_config(checkpoint))
+                _hold_frequencies(model)
+                _observe(model, watch, reach.context)
             progress(Progress("export", 1, 3, "trace"))
             traced = _trace(model, _sample(model, decoder))
         except _FOREIGN as error:
+            reason = _first_line(error)
+            if isinstance(error, KeyError) and error.args == (_IMPLEMENTATION,):
+                reason = "its attention is written into the layer and cannot be replaced"
             raise ExportError(
-                f"transformers could not export model type '{checkpoint.model_type}': {_first_line(error)}", _HINT
+                f"transformers could not export model type '{checkpoint.model_type}': {reason}", _HINT
             ) from error
         progress(Progress("export", 2, 3, "tidy up"))
         tidy.keep_first_output(traced.graph)
         tidy.tidy(traced)
         if decoder:
-            attention.fuse(traced, watch.layers, context, progress)
+            attention.fuse(traced, watch.layers, reach, progress)
     tidy.drop_dead(traced)
     progress(Progress("export", 3, 3, "done"))
     return traced
@@ -156,15 +160,29 @@ def _load(checkpoint: Checkpoint, task: str) -> Any:
     return model
 
 
-def _context(config: Any) -> int:
-    """Positions the rotary tables cover. Longrope has another set of frequencies beyond its original context: it ends there."""
-    context = int(config.max_position_embeddings)
+def _reach(config: Any) -> Positions:
+    """Positions the rotary tables cover, and where longrope changes from its short to its long frequencies."""
+    context = getattr(config, "max_position_embeddings", None)
+    if not isinstance(context, int):
+        raise ExportError(
+            "the configuration names no max_position_embeddings: positions are not rotary or learned", _HINT
+        )
     parameters = getattr(config, "rope_parameters", None) or {}
-    kinds = [parameters, *(each for each in parameters.values() if isinstance(each, dict))]
-    for each in kinds:
-        if each.get("rope_type") == "longrope":
-            context = min(context, int(each["original_max_position_embeddings"]))
-    return context
+    sets = [parameters, *(each for each in parameters.values() if isinstance(each, dict))]
+    switches = {
+        int(each["original_max_position_embeddings"]) for each in sets if each.get("rope_type") == "longrope"
+    }  # fmt: skip
+    if len(switches) > 1:
+        raise ExportError("layers change their rotary frequencies at different lengths", _HINT)
+    switch = min(switches, default=context)
+    return Positions(context, switch if switch < context else None)
+
+
+def _hold_frequencies(model: Any) -> None:
+    """Dynamic NTK scaling changes the frequencies beyond the context only, where these graphs end: trace it without."""
+    for module in model.modules():
+        if getattr(module, "rope_type", None) == "dynamic":
+            module.rope_type = "default"
 
 
 @dataclass
