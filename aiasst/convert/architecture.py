@@ -84,7 +84,7 @@ def read_architecture(checkpoint: Checkpoint) -> Architecture:
     config = load_config(checkpoint)
     layers = _number(config, "num_hidden_layers")
     heads = _number(config, "num_attention_heads")
-    context = _number(config, "max_position_embeddings")
+    context = _context_length(config)
     return Architecture(
         model_type=checkpoint.model_type,
         layers=layers,
@@ -106,6 +106,22 @@ def _number(config: Any, name: str) -> int:
             f"config.json of model type '{config.model_type}' has no usable {name}", "download the checkpoint again"
         )
     return value
+
+
+def _context_length(config: Any) -> int:
+    """Positions the graph is right for.
+
+    LongRoPE changes all frequencies once a text passes the original length (Ding et al. 2024, section 3.3); keys that
+    are in the cache by then would be of the other kind. So the original length is the limit.
+    """
+    context = _number(config, "max_position_embeddings")
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        original = rope.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", None
+        )
+        return min(context, original) if isinstance(original, int) and original > 0 else context
+    return context
 
 
 def _windows(config: Any, layers: int, context: int) -> tuple[int | None, ...]:

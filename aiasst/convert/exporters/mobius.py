@@ -74,6 +74,7 @@ def export(checkpoint: Checkpoint, task: str, progress: ProgressFn = silent) -> 
     model: ir.Model = package["model"]
     _check_weights(model)
     if task == "text-generation":
+        _drop_unknown_attributes(model)
         _correct_rotary(model, load_config(checkpoint))
     else:
         _correct_padding_mask(model.graph)
@@ -101,6 +102,13 @@ def _check_weights(model: ir.Model) -> None:
             f"the checkpoint lacks {len(missing)} weights the graph needs, {missing[0]} for one",
             "download the checkpoint again, or try --exporter transformers",
         )
+
+
+def _drop_unknown_attributes(model: ir.Model) -> None:
+    """Take away an attribute the operator's schema lacks: how much of a head rotates follows from the width of its caches."""
+    for node in model.graph:
+        if node.op_type == GQA:
+            node.attributes.pop("rotary_embedding_dim", None)
 
 
 def _correct_rotary(model: ir.Model, config: Any) -> None:

@@ -22,6 +22,7 @@ CONSTANT = "const."
 
 _LAYER = re.compile(r"(?:^|[._/])(?:layers|layer|h|blocks|block)[._](\d+)[._](.+)$")
 _CONTAINERS = frozenset({"self_attn", "attn", "attention", "self", "self_attention", "mlp", "output", "dense"})
+_TASK_HEAD = re.compile(r"^(pooler|classifier|score|qa_outputs|cls|pre_classifier|vocab_projector|vocab_transform)\b")
 _PREFIX = re.compile(r"^(?:model|transformer|bert|encoder|roberta|distilbert|base_model)\.")
 
 
@@ -224,7 +225,13 @@ def _rest(graph: ir.Graph, names: _Names) -> None:
         if found:
             tail = [part for part in found.group(2).split(".") if part not in _CONTAINERS]
             plain = f"layers.{layer}.{'.'.join(tail)}"
-        names.give(value, plain, "bias" if plain.endswith(".bias") else "other", layer)
+        names.give(value, plain, _role_by_name(plain), layer)
+
+
+def _role_by_name(name: str) -> Role:
+    if name.endswith(".bias"):
+        return "bias"
+    return "classifier" if _TASK_HEAD.match(name) else "other"
 
 
 def _plain(raw: str) -> str:
