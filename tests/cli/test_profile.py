@@ -1,0 +1,97 @@
+"""`aiasst profile` as a person starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aiasst.artifacts.device import load_device_config
+from aiasst.artifacts.model_folder import Manifest, Source, write_manifest
+
+
+def start(*arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "aiasst", "profile", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": str(columns)},
+    )
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_page_fits_and_says_how_to_keep_it(columns: int) -> None:
+    shown = start("--quick", columns=columns)
+    assert shown.returncode == 0
+    assert max(map(len, shown.stdout.splitlines())) <= columns
+    for word in ("Machine", "CPU", "Decided", "threads", "memory ceiling"):
+        assert word in shown.stdout
+    assert "aiasst profile -o device.json" in shown.stderr
+
+
+def test_json_is_one_document_and_quiet_says_nothing() -> None:
+    shown = start("--quick", "--json", "--quiet")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    document = json.loads(shown.stdout)
+    assert document["decisions"]["threads"]["value"] >= 1
+    assert document["decisions"]["threads"]["reason"]
+
+
+def test_what_was_measured_is_written_and_shown(tmp_path: Path) -> None:
+    file = tmp_path / "device.json"
+    shown = start("-o", str(file))
+    assert shown.returncode == 0, shown.stderr
+    assert "memory read" in shown.stdout
+    assert "int4-b128" in shown.stdout
+    assert f"--config {file}" in shown.stderr.replace("\n", " ")
+    config = load_device_config(file)
+    assert config.costs.bandwidth
+    assert {point.rows for point in config.costs.matmul} >= {1}
+    assert [path.name for path in tmp_path.iterdir()] == ["device.json"]
+
+
+def test_an_existing_file_is_refused_before_the_work(tmp_path: Path) -> None:
+    file = tmp_path / "device.json"
+    file.write_text("mine")
+    refused = start("--quick", "-o", str(file))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "already exists" in refused.stderr
+    assert "--force" in refused.stderr
+    assert file.read_text() == "mine"
+    assert start("--quick", "-o", str(file), "--force").returncode == 0
+    load_device_config(file)
+
+
+def test_a_folder_that_is_none_is_an_error(tmp_path: Path) -> None:
+    refused = start(str(tmp_path / "absent"))
+    assert refused.returncode == 1
+    assert "there is no folder" in refused.stderr
+
+
+def test_a_config_of_another_machine_is_refused_by_run(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    source = Source(kind="folder", name="x")
+    write_manifest(
+        folder,
+        Manifest(
+            aiasst_version="0", task="text-generation", exporter="x", source=source, shape=None, weights={}, files={}
+        ),
+    )
+    file = tmp_path / "device.json"
+    assert start("--quick", "-o", str(file)).returncode == 0
+    data = json.loads(file.read_text())
+    data["hardware"] |= {"machine_id": "0" * 16, "cpu_model": "Zilog Z80", "physical_cores": 1}
+    file.write_text(json.dumps(data))
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "Once"}\n')
+    command = ["run", str(folder), "--config", str(file), str(prompts), "-o", str(tmp_path / "answers.jsonl")]
+    ended = subprocess.run([sys.executable, "-m", "aiasst", *command], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "Zilog Z80, 1 cores" in ended.stderr.replace("\n", " ")
+    assert not (tmp_path / "answers.jsonl").exists()

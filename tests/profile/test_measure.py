@@ -1,0 +1,131 @@
+"""Measuring: what the micro-models compute, that bounds hold, and that figures come out. No assertion on speed."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from aiasst.artifacts.device import Cache, Costs, Hardware
+from aiasst.profile import measure, products
+from aiasst.profile.bandwidth import buffer_bytes, measure_bandwidth
+from aiasst.profile.hardware import read_hardware
+from aiasst.profile.host import Host
+from aiasst.profile.measure import last_level_cache, links_of, measure_costs, measure_form, thread_counts
+from aiasst.profile.products import FORMS, INPUT, SIZE, Form, chain
+from aiasst.progress import Progress
+from aiasst.runtime.session import GraphSession
+
+MIB = 2**20
+
+
+def initializers(model: bytes) -> dict[str, np.ndarray]:
+    graph = onnx.load_from_string(model).graph
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
+def dense(form: Form, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The weight [K, N] that the format's bytes stand for, by MatMulNBits' definition."""
+    weight = arrays["w0"]
+    if form.label == "fp32":
+        return weight
+    if form.label == "w8a8":
+        return weight.astype(np.float32) * arrays["w0.scale"]
+    bits = int(form.label[3])
+    shifts = np.arange(0, 8, bits)
+    values = (weight[..., None] >> shifts) & (2**bits - 1)
+    centred = values.reshape(*weight.shape[:2], -1).astype(np.float32) - 2 ** (bits - 1)
+    return (centred * arrays["w0.scale"][..., None]).reshape(SIZE, SIZE).T
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.label)
+def test_a_product_computes_what_its_format_means(form: Form) -> None:
+    model = chain(form, 1)
+    x = np.random.default_rng(1).standard_normal((3, SIZE), np.float32)
+    (y,) = GraphSession.open(model).run({INPUT: x})
+    wanted = x @ dense(form, initializers(model))
+    assert np.linalg.norm(y - wanted) / np.linalg.norm(wanted) < 0.02  # activations are rounded to eight bits
+    assert 0.5 < np.std(y) < 2
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.label)
+def test_a_chain_stays_finite(form: Form) -> None:
+    x = np.random.default_rng(1).standard_normal((2, SIZE), np.float32)
+    (y,) = GraphSession.open(chain(form, 6)).run({INPUT: x})
+    assert np.isfinite(y).all()
+    assert 0.1 < np.std(y) < 10
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.label)
+def test_the_bytes_of_a_link(form: Form) -> None:
+    assert initializers(chain(form, 1))["w0"].nbytes == form.link_bytes
+
+
+def test_a_chain_is_larger_than_the_cache_and_small_against_memory() -> None:
+    int4 = next(form for form in FORMS if form.label == "int4-b128")
+    assert links_of(int4, 32 * MIB, 100 * 2**30) * int4.link_bytes == 64 * MIB
+    assert links_of(int4, 2**30, 100 * 2**30) * int4.link_bytes == 192 * MIB
+    assert links_of(int4, 32 * MIB, 60 * MIB) * int4.link_bytes <= 12 * MIB
+    assert links_of(int4, 0, 0) == 1
+
+
+def test_the_buffer_is_larger_than_the_cache_and_small_against_memory() -> None:
+    assert buffer_bytes(2 * MIB, 100 * 2**30) == 256 * MIB
+    assert buffer_bytes(64 * MIB, 100 * 2**30) == 512 * MIB
+    assert buffer_bytes(2**30, 100 * 2**30) == 2**30
+    assert buffer_bytes(2**30, 100 * MIB) == 25 * MIB
+
+
+def test_thread_counts(amx_server: Host, hybrid_laptop: Host, container_v1: Host, container_v2: Host) -> None:
+    def counts(host: Host) -> tuple[int, ...]:
+        return thread_counts(read_hardware(host, thorough=False))
+
+    assert counts(amx_server) == (1, 2, 4, 8, 16, 32)
+    assert counts(hybrid_laptop) == (1, 2, 4, 6, 8, 14, 16, 20)
+    assert counts(container_v1) == counts(container_v2) == (1,)
+
+
+def test_last_level_cache(raspberry: Host) -> None:
+    hardware = read_hardware(raspberry, thorough=False)
+    assert last_level_cache(hardware) == 2048 * 1024
+    instructions = Cache(level=1, kind="instruction", bytes=2**40, instances=1)
+    assert last_level_cache(hardware.model_copy(update={"caches": (instructions,)})) == 0
+
+
+def test_bandwidth_is_read() -> None:
+    events: list[Progress] = []
+    points = measure_bandwidth((1, 2), cache_bytes=0, free_bytes=64 * MIB, progress=events.append)
+    assert [point.threads for point in points] == [1, 2]
+    # Any machine that runs this reads more than 0.1 GB/s, and none reads 100 TB/s.
+    assert all(0.1 < point.gigabytes_per_second < 1e5 and 0 <= point.noise < 1 for point in points)
+    assert events[-1].done == events[-1].total
+
+
+def test_rows_that_take_too_long_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_FORM_SECONDS", 0.0)
+    assert [point.rows for point in measure_form(FORMS[0], 1, 1)] == [1]
+
+
+def test_costs_of_this_machine(raspberry: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_FORM_SECONDS", 0.05)
+    small = read_hardware(raspberry, thorough=False).model_copy(
+        update={"usable_cores": 1.0, "memory_free_bytes": 120 * MIB}
+    )
+    asked: list[Costs] = []
+
+    def threads_for(costs: Costs) -> int:
+        asked.append(costs)
+        return 1
+
+    costs = measure_costs(small, threads_for)
+    assert asked[0].bandwidth == costs.bandwidth
+    assert {point.format for point in costs.matmul} == {form.label for form in FORMS}
+    point = costs.matmul[0]
+    assert point.gigamacs_per_second == pytest.approx(point.rows * SIZE**2 / point.microseconds / 1e3, rel=0.02)
+
+
+def test_no_format_is_begun_when_time_is_over(raspberry: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_TOTAL_SECONDS", -1.0)
+    hardware: Hardware = read_hardware(raspberry, thorough=False)
+    assert measure_costs(hardware.model_copy(update={"memory_free_bytes": 8 * MIB}), lambda _: 1).matmul == ()
+    assert products.SIZE % 256 == 0  # every block divides it
