@@ -116,6 +116,7 @@ def safetensors_files(folder: Path) -> list[Path]:
             or a tensor that its shard does not have.
     """
     if (folder / SAFETENSORS).exists():
+        _refuse_stray_index(folder)
         read_header(folder / SAFETENSORS)
         return [folder / SAFETENSORS]
     if not (folder / SAFETENSORS_INDEX).exists():
@@ -129,6 +130,18 @@ def safetensors_files(folder: Path) -> list[Path]:
                 "index and weight files are not of one checkpoint: fetch all of them again",
             )
     return [folder / shard for shard in shards]
+
+
+def _refuse_stray_index(folder: Path) -> None:
+    """Raise where an index beside the whole file names shards that are not there: some readers would follow it."""
+    if not (folder / SAFETENSORS_INDEX).exists():
+        return
+    absent = [shard for shard in shard_names(folder / SAFETENSORS_INDEX) if not (folder / shard).is_file()]
+    if absent:
+        raise CheckpointError(
+            f"{folder} has {SAFETENSORS} and also {SAFETENSORS_INDEX}, which names {absent[0]}, which is missing",
+            f"delete {SAFETENSORS_INDEX} if {SAFETENSORS} is the whole model, or fetch the missing files",
+        )
 
 
 def read_index(path: Path) -> dict[str, set[str]]:

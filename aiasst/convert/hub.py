@@ -62,24 +62,25 @@ def download(
         NetworkError: the hub does not answer, the download broke off, or HF_HUB_OFFLINE is set and the cache lacks files.
         ResourceError: the disk is full.
     """
-    small = [*COMPANIONS, SAFETENSORS_INDEX, *([PICKLE_INDEX] if allow_pickle else []), *(["*.py"] if code else [])]
-    first = _fetch(repository, revision, small, progress)
-    weights = _choose_weights(repository, first, allow_pickle)
-    return _fetch(repository, first.commit, weights, progress)
+    small = [*COMPANIONS, *(["*.py"] if code else [])]
+    snapshot = _fetch(repository, revision, small, progress)
+    weights = _choose_weights(repository, snapshot, allow_pickle)
+    if weights in (SAFETENSORS_INDEX, PICKLE_INDEX):
+        _fetch(repository, snapshot.commit, [weights], progress)
+        return _fetch(repository, snapshot.commit, shard_names(snapshot.path / weights), progress)
+    return _fetch(repository, snapshot.commit, [weights], progress)
 
 
-def _choose_weights(repository: str, snapshot: Snapshot, allow_pickle: bool) -> list[str]:
-    """The names of the weight files to fetch, by what the repository has."""
+def _choose_weights(repository: str, snapshot: Snapshot, allow_pickle: bool) -> str:
+    """The weight file to fetch, or the index of several, by what the repository has.
+
+    An index beside a whole file is left where it is: without its shards it would lead readers astray.
+    """
     there = _listing(repository, snapshot)
-    if SAFETENSORS in there:
-        return [SAFETENSORS]
-    if SAFETENSORS_INDEX in there:
-        return shard_names(snapshot.path / SAFETENSORS_INDEX)
+    for name in (SAFETENSORS, SAFETENSORS_INDEX, *((PICKLE, PICKLE_INDEX) if allow_pickle else ())):
+        if name in there:
+            return name
     pickles = sorted(name for name in there if name.endswith(PICKLE_SUFFIXES) and "/" not in name)
-    if allow_pickle and PICKLE in there:
-        return [PICKLE]
-    if allow_pickle and PICKLE_INDEX in there:
-        return shard_names(snapshot.path / PICKLE_INDEX)
     if pickles and not allow_pickle:
         raise CheckpointError(
             f"the repository {repository} has no safetensors, only pickle files ({pickles[0]}), which can carry code",

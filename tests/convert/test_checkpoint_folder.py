@@ -105,6 +105,15 @@ def test_a_missing_shard_and_a_missing_tensor_are_named(folder: Path) -> None:
         checkpoint_folder.safetensors_files(folder)
 
 
+def test_an_index_beside_the_whole_file_must_not_lead_astray(folder: Path) -> None:
+    shard(folder, "model.safetensors", "a")
+    index(folder, {"a": "model.safetensors"})
+    assert [file.name for file in checkpoint_folder.safetensors_files(folder)] == ["model.safetensors"]
+    index(folder, {"a": "model-1.safetensors"})
+    with pytest.raises(CheckpointError, match=r"names model-1\.safetensors, which is missing"):
+        checkpoint_folder.safetensors_files(folder)
+
+
 @pytest.mark.parametrize("name", ["../out.safetensors", "/etc/passwd", "a/../../b", "..\\b", "C:/x", ""])
 def test_no_shard_leaves_the_folder(folder: Path, name: str) -> None:
     index(folder, {"a": name})

@@ -118,6 +118,12 @@ def test_shards_come_by_the_index_and_nothing_beside(hub: Hub) -> None:
     assert "consolidated.safetensors" not in hub.fetched()
 
 
+def test_an_index_beside_the_whole_file_is_left_there(hub: Hub) -> None:
+    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"a": "model-1.safetensors"}}).encode()
+    with resolve("org/tiny") as checkpoint:
+        assert not (checkpoint.path / "model.safetensors.index.json").exists()
+
+
 def test_an_index_that_leaves_the_folder_is_refused(hub: Hub) -> None:
     del hub.files["model.safetensors"]
     hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"a": "../../etc/passwd"}}).encode()
