@@ -32,6 +32,9 @@ from aiasst.errors import ExportError, MissingExtraError, UsageError
 from aiasst.progress import Progress, ProgressFn, silent
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+    from onnx_ir.external_data import CallbackInfo
+
     from aiasst.convert.architecture import Architecture
     from aiasst.convert.finish import Finished
     from aiasst.convert.source import Checkpoint
@@ -145,7 +148,7 @@ def _usable(candidates: Sequence[str], checkpoint: Checkpoint, task: str) -> lis
         if not usable:
             said[name] = reason
     if len(said) == len(candidates):
-        raise nobody_exports(checkpoint.model_type, task, said)
+        raise nobody_exports(checkpoint.model_type, task, list(said.values()))
     return [name for name in candidates if name not in said]
 
 
@@ -198,18 +201,18 @@ def _write(job: _Job, name: str) -> ModelFolder:
     return ModelFolder.open(job.destination)
 
 
-def _finish(job: _Job, model: object) -> Finished:
+def _finish(job: _Job, model: ir.Model) -> Finished:
     from aiasst.convert.finish import finish_decoder, finish_encoder
 
     job.progress(Progress("finish", 0, 1))
     if job.task == DECODER_TASK:
         finished = finish_decoder(
-            model,  # type: ignore[arg-type]
+            model,
             layer_windows=job.architecture.layer_windows,
             tied_embedding=job.architecture.tied_embedding,
         )
     else:
-        finished = finish_encoder(model)  # type: ignore[arg-type]
+        finished = finish_encoder(model)
     job.progress(Progress("finish", 1, 1))
     return finished
 
@@ -218,13 +221,9 @@ def _save(finished: Finished, folder: Path, progress: ProgressFn) -> None:
     """Write graph and weights; derived weights are computed one at a time, as they are written."""
     import onnx_ir as ir
 
-    total = len(finished.model.graph.initializers)
-
-    def written(tensor: object, info: object) -> None:
-        index = getattr(info, "index", 0)
-        progress(Progress("write", index + 1, max(total, index + 1)))
+    def written(tensor: object, info: CallbackInfo) -> None:
+        progress(Progress("write", info.index + 1, info.total))
 
     ir.save(
         finished.model, folder / GRAPH_NAME, external_data=WEIGHTS_NAME, callback=written, max_workers=1
     )  # fmt: skip
-    progress(Progress("write", total, total))

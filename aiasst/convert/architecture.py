@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,11 +60,11 @@ def load_config(checkpoint: Checkpoint) -> Any:
     return config.get_text_config(decoder=True)
 
 
-def nobody_exports(model_type: str, task: str, said: Mapping[str, str] | None = None) -> UnsupportedModelError:
+def nobody_exports(model_type: str, task: str, said: Sequence[str] = ()) -> UnsupportedModelError:
     """The error for a model type that cannot be exported: what it is, what each exporter `said`, and what can be done."""
     import transformers
 
-    reasons = "".join(f"; {reason}" for reason in (said or {}).values())
+    reasons = "".join(f"; {reason}" for reason in said)
     if model_type in transformers.CONFIG_MAPPING:
         hint = "choose another --task, or leave out --exporter so that every exporter is asked"
     else:

@@ -80,7 +80,7 @@ def encoder_output(
 
 @contextlib.contextmanager
 def _given_back() -> Iterator[None]:
-    """Free a model that was deleted in the block: its modules refer to one another, and the session compared with it needs the room."""
+    """Free a model that was deleted in the block: its modules refer to one another, and its copy needs the room next."""
     try:
         yield
     finally:

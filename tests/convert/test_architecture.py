@@ -85,7 +85,7 @@ def test_a_missing_number_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_type_gets_its_neighbours_and_a_known_one_other_advice() -> None:
-    unknown = nobody_exports("qwenn3", "text-generation", {"mobius": "mobius does not know it"})
+    unknown = nobody_exports("qwenn3", "text-generation", ["mobius does not know it"])
     assert "'qwenn3' for text-generation; mobius does not know it" in unknown.message
     assert "qwen3" in unknown.hint
     assert "--task" in nobody_exports("bert", "text-generation").hint

@@ -35,7 +35,7 @@ def step(
     return session.run(feeds, [signature.LOGITS, *(present for _, present in pairs)])
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "qwen3_narrow"])
 def test_computes_what_the_original_computes(name: str, converted: Converter) -> None:
     proof = converted(name).manifest.verification
     assert proof is not None
@@ -122,7 +122,7 @@ def test_the_weight_table_is_the_graphs(name: str, converted: Converter) -> None
     assert not graph.metadata_props
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", [*DECODERS, "qwen3_narrow"])
 def test_a_ragged_batch_equals_its_rows_alone(name: str, converted: Converter) -> None:
     folder = converted(name)
     session = GraphSession.open(folder.graph)
