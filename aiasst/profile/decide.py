@@ -99,13 +99,17 @@ def _cores_to_use(hardware: Hardware, needs: ModelNeeds | None) -> tuple[CoreGro
 
 
 def _home(hardware: Hardware, group: CoreGroup, needs: ModelNeeds | None) -> NumaNode | None:
-    """The node to stay on: of several with usable cores the one with most, if the weights fit into its memory."""
-    nodes = [node for node in hardware.numa if set(node.cpus) & set(group.cpus)]
-    if len(nodes) < 2:
+    """The node to stay on: of several with usable cores the one with most.
+
+    None where the weights do not fit into its memory, or where it has less than half of the cores: processors that are
+    divided into four nodes or more lose more by leaving cores idle than by reading from a neighbour.
+    """
+    cores = {node: len(set(node.cpus) & set(group.cpus)) for node in hardware.numa}
+    if sum(count > 0 for count in cores.values()) < 2:
         return None
-    node = max(nodes, key=lambda node: len(set(node.cpus) & set(group.cpus)))
+    node = max(cores, key=lambda node: cores[node])
     fits = needs is None or needs.resident_bytes < _MEMORY_SHARE * node.memory_bytes
-    return node if fits else None
+    return node if fits and 2 * cores[node] >= group.physical_cores else None
 
 
 def _threads(hardware: Hardware, costs: Costs, cores: CoreGroup, why: str) -> CountDecision:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from aiasst.artifacts.device import Costs, Hardware, MatmulPoint
+from aiasst.errors import ArtifactError, ResourceError
 from aiasst.profile.bandwidth import measure_bandwidth
 from aiasst.profile.products import FORMS, INPUT, SIZE, Form, chain
 from aiasst.progress import Progress, ProgressFn, silent
@@ -38,10 +39,6 @@ def measure_costs(hardware: Hardware, threads_for: Callable[[Costs], int], *, pr
         hardware: what the probes found: cores, caches and free memory bound what is measured.
         threads_for: how many threads products shall have, given the bandwidths.
         progress: told of every step.
-
-    Raises:
-        ArtifactError: ONNX Runtime refuses a micro-model.
-        ResourceError: memory is short.
     """
     counts, cache = thread_counts(hardware), last_level_cache(hardware)
     free = hardware.memory_free_bytes
@@ -53,7 +50,11 @@ def measure_costs(hardware: Hardware, threads_for: Callable[[Costs], int], *, pr
         if time.perf_counter() - begun > _TOTAL_SECONDS:
             break
         progress(Progress(STAGE, done, len(FORMS), form.label))
-        points += measure_form(form, links_of(form, cache, free), threads)
+        try:
+            points += measure_form(form, links_of(form, cache, free), threads)
+        except (ArtifactError, ResourceError) as error:
+            # A format that this build of ONNX Runtime refuses, or memory that is short: the others are still worth knowing.
+            progress(Progress(STAGE, done, len(FORMS), f"{form.label} left out: {error.message}"))
     progress(Progress(STAGE, len(FORMS), len(FORMS), f"{len(points)} products with {threads} threads"))
     return Costs(bandwidth=bandwidth, matmul=tuple(points))
 

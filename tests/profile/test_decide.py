@@ -156,6 +156,12 @@ def test_two_nodes_use_one_unless_the_model_is_too_large_for_it(amx_server: Host
     assert decide(hardware, needs=large).affinity.value is None
 
 
+def test_four_small_nodes_are_all_used() -> None:
+    nodes = tuple(NumaNode(cpus=(2 * n, 2 * n + 1), memory_bytes=4 * GIB) for n in range(4))
+    decisions = decide(machine(cores=8, numa=nodes))
+    assert (decisions.threads.value, decisions.affinity.value) == (8, None)
+
+
 def test_smt_siblings_get_no_thread_of_their_own() -> None:
     decisions = decide(machine(cores=4, logical_cores=8, usable_cores=8.0))
     assert decisions.threads.value == 4

@@ -124,6 +124,19 @@ def test_costs_of_this_machine(raspberry: Host, monkeypatch: pytest.MonkeyPatch)
     assert point.gigamacs_per_second == pytest.approx(point.rows * SIZE**2 / point.microseconds / 1e3, rel=0.02)
 
 
+def test_a_format_that_is_refused_is_left_out(raspberry: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_FORM_SECONDS", 0.0)
+    broken = Form(
+        "broken", SIZE * SIZE, lambda _, weight, x, y: products.Link((products.Node("Nonsense", [x], [y]),), {})
+    )
+    monkeypatch.setattr(measure, "FORMS", (broken, FORMS[0]))
+    events: list[Progress] = []
+    hardware = read_hardware(raspberry, thorough=False).model_copy(update={"memory_free_bytes": 8 * MIB})
+    costs = measure_costs(hardware, lambda _: 1, progress=events.append)
+    assert {point.format for point in costs.matmul} == {FORMS[0].label}
+    assert any("broken left out" in event.note for event in events)
+
+
 def test_no_format_is_begun_when_time_is_over(raspberry: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "_TOTAL_SECONDS", -1.0)
     hardware: Hardware = read_hardware(raspberry, thorough=False)
