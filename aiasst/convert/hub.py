@@ -77,7 +77,10 @@ def _choose_weights(repository: str, snapshot: Snapshot, allow_pickle: bool) -> 
     An index beside a whole file is left where it is: without its shards it would lead readers astray.
     """
     there = _listing(repository, snapshot)
-    for name in (SAFETENSORS, SAFETENSORS_INDEX, *((PICKLE, PICKLE_INDEX) if allow_pickle else ())):
+    wanted = [SAFETENSORS, SAFETENSORS_INDEX]
+    if allow_pickle:
+        wanted += [PICKLE, PICKLE_INDEX]
+    for name in wanted:
         if name in there:
             return name
     pickles = sorted(name for name in there if name.endswith(PICKLE_SUFFIXES) and "/" not in name)
