@@ -136,14 +136,15 @@ def progress(*, quiet: bool = False) -> Iterator[ProgressFn]:
 
 
 def _line_reporter() -> Callable[[Progress], None]:
-    """One line a stage when it begins and one when it is done: what a log file wants."""
+    """One line a stage when it begins, one when it is done, one for a fresh start within it: what a log file wants."""
     begun: set[str] = set()
     ended: set[str] = set()
 
     def show(event: Progress) -> None:
-        if event.stage not in begun:
-            begun.add(event.stage)
-            print(f"{event.stage} …", file=sys.stderr, flush=True)
+        begins = event.stage not in begun
+        begun.add(event.stage)
+        if begins or (not event.done and event.note):  # a stage that starts over says why (one exporter failed, the next tries)
+            print(f"{event.stage} …{f' {event.note}' if event.note else ''}", file=sys.stderr, flush=True)
         if event.total and event.done >= event.total and event.stage not in ended:
             ended.add(event.stage)
             print(f"{event.stage} done{': ' + event.note if event.note else ''}", file=sys.stderr, flush=True)

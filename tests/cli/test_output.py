@@ -22,7 +22,7 @@ def test_progress_in_a_pipe_is_two_lines_a_stage(capsys: pytest.CaptureFixture[s
             report(Progress("export", done, 3, f"layer {done}"))
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.splitlines() == ["export …", "export done: layer 3"]
+    assert shown.err.splitlines() == ["export … layer 0", "export done: layer 3"]
 
 
 def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
