@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aiasst.quantize.grid import Grid, Quantized
-from aiasst.quantize.matrix import ByteMatrix, FloatMatrix
+from aiasst.quantize.matrix import ByteMatrix, FloatMatrix, copy_matrix
 
 Blocks = npt.NDArray[np.float32]
 """Weights cut into blocks: float32 [rows, blocks, block]."""
@@ -20,6 +20,8 @@ RoundChunk = Callable[[Blocks], tuple[Blocks, FloatMatrix, ByteMatrix | None]]
 
 # Weights worked on at once: 1 MB of float32 stays in a core's cache, so that many passes over it are cheap.
 _CHUNK_ELEMENTS = 1 << 18
+# A row of a transposed weight is a column of the file: fewer at once would read a page for a few numbers.
+_FEWEST_ROWS = 64
 # numpy lets other threads run while it computes; beyond this many the memory bus is the limit.
 _THREADS = min(4, os.cpu_count() or 1)
 
@@ -39,7 +41,7 @@ def quantize_in_chunks(weight: FloatMatrix, grid: Grid, round_chunk: RoundChunk)
         if zero_points is not None and zeros is not None:
             zero_points[rows] = zeros
 
-    step = max(1, _CHUNK_ELEMENTS // k)
+    step = max(_FEWEST_ROWS, _CHUNK_ELEMENTS // k)
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(work, (slice(start, min(start + step, n)) for start in range(0, n, step))))
     return Quantized(grid, values, scales, zero_points)
@@ -50,5 +52,5 @@ def _blocks(weight: FloatMatrix, rows: slice, grid: Grid) -> Blocks:
     k = weight.shape[1]
     blocks, block = grid.blocks(k), grid.block_size or k
     chunk = np.zeros((rows.stop - rows.start, blocks * block), dtype=np.float32)
-    chunk[:, :k] = weight[rows]
+    copy_matrix(weight[rows], chunk[:, :k])
     return chunk.reshape(-1, blocks, block)

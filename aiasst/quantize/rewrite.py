@@ -21,7 +21,7 @@ from aiasst.quantize.emit import Emitter, PackedWeight, stem_of
 from aiasst.quantize.inventory import Found, Use
 from aiasst.quantize.matrix import FloatMatrix, Matrix
 from aiasst.quantize.plan import Plan
-from aiasst.quantize.weights_file import WeightsFile
+from aiasst.quantize.weights_file import WeightsFile, read_matrix
 
 STAGE = "quantize"
 # Smaller tensors stay in the graph: shape inference wants to see them.
@@ -105,8 +105,8 @@ def _replace_weight(
     file: WeightsFile,
 ) -> None:
     assert found.value.const_value is not None
-    weight = found.matrix.as_rows(found.value.const_value.numpy())
-    parts = pack_matrix(found.matrix, weight, spec, algorithm, statistics)
+    stored = read_matrix(found.value.const_value)
+    parts = pack_matrix(found.matrix, found.matrix.as_rows(stored), spec, algorithm, statistics)
     stem = stem_of(found.matrix.name)
     packed = PackedWeight(found.matrix, {p.suffix: file.write(stem + p.suffix, p.array) for p in parts}, graph)
     for use in found.uses:

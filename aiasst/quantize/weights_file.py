@@ -1,4 +1,4 @@
-"""The file of weights beside a graph, written tensor by tensor so that only one is in memory. Knows no format."""
+"""The file of weights beside a graph: read and written tensor by tensor, so that only one is in memory. Knows no format."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+
+from aiasst.quantize.matrix import FloatMatrix
 
 # Kernels read vectors of up to 64 bytes; ONNX Runtime maps the file, so an offset is the address's alignment.
 _ALIGNMENT = 64
@@ -39,7 +41,7 @@ class WeightsFile:
     def copy(self, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
         """Append an existing tensor of any type as it is."""
         offset = self._align()
-        self._file.write(tensor.tobytes())
+        self._file.write(_mapped_bytes(tensor).data if isinstance(tensor, ir.ExternalTensor) else tensor.tobytes())
         return self._tensor(name, offset, tensor.dtype, tuple(int(d) for d in tensor.shape.numpy()))
 
     def holds(self, tensor: ir.TensorProtocol) -> bool:
@@ -56,3 +58,20 @@ class WeightsFile:
         return ir.ExternalTensor(
             self._path.name, offset, length, dtype, shape=ir.Shape(shape), name=name, base_dir=folder
         )
+
+
+def read_matrix(tensor: ir.TensorProtocol) -> FloatMatrix:
+    """A float32 tensor, memory-mapped where it lies in a file.
+
+    The pages count as ours as long as the array lives, so let it go when done; a tensor's own `numpy()` keeps them for good.
+    """
+    shape = tuple(int(d) for d in tensor.shape.numpy())
+    if isinstance(tensor, ir.ExternalTensor):
+        return _mapped_bytes(tensor).view(np.float32).reshape(shape)
+    return np.asarray(tensor.numpy(), dtype=np.float32)
+
+
+def _mapped_bytes(tensor: ir.ExternalTensor) -> npt.NDArray[np.uint8]:
+    if not tensor.nbytes:
+        return np.empty(0, dtype=np.uint8)
+    return np.memmap(tensor.path, np.uint8, mode="r", offset=tensor.offset or 0, shape=(tensor.nbytes,))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
@@ -113,6 +115,16 @@ def test_what_is_left_alone_is_the_same_to_the_bit(tmp_path: Path) -> None:
     before, after = (GraphSession.open(path).run({"x": x}, ["z"])[0] for path in (source, folder.graph))
     np.testing.assert_array_equal(before, after)
     assert folder.manifest.weights["experts"].format == "float"
+
+
+def test_small_tensors_in_the_source_file_are_taken_along(tmp_path: Path) -> None:
+    """A bias of a few hundred bytes stays in the graph, not behind in the source's file."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Mul", ["h", "b"], ["y"])]
+    source = graphs.save(tmp_path / "in" / "m.onnx", nodes, X, {"y": 2}, {"w": WEIGHT, "b": BIAS})
+    onnx.save(onnx.load(source), source, save_as_external_data=True, location="m.data", size_threshold=0)
+    path = _compare(source, tmp_path / "out")
+    shutil.rmtree(source.parent)
+    assert GraphSession.open(path).run({"x": graphs.random(2, 96)})[0].shape == (2, 40)
 
 
 def test_numbers_that_are_not_finite_stop_the_work_and_leave_nothing(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from aiasst.quantize.weights_file import WeightsFile
+from aiasst.quantize.weights_file import WeightsFile, read_matrix
 
 
 def test_tensors_come_back_from_aligned_places(tmp_path: Path) -> None:
@@ -19,6 +19,19 @@ def test_tensors_come_back_from_aligned_places(tmp_path: Path) -> None:
         assert (tensor.offset or 0) % 64 == 0
         if array.size:
             np.testing.assert_array_equal(tensor.numpy(), array)
+
+
+def test_a_matrix_is_read_from_any_place_in_a_file(tmp_path: Path) -> None:
+    matrix = np.arange(12, dtype=np.float32).reshape(3, 4)
+    (tmp_path / "w.data").write_bytes(b"odd" + matrix.tobytes())
+    tensor = ir.ExternalTensor(
+        "w.data", 3, matrix.nbytes, ir.DataType.FLOAT, shape=ir.Shape(matrix.shape), name="w", base_dir=tmp_path
+    )
+    np.testing.assert_array_equal(read_matrix(tensor), matrix)
+    np.testing.assert_array_equal(read_matrix(ir.tensor(matrix)), matrix)
+    with WeightsFile(tmp_path / "copy.data") as file:
+        copy = file.copy("w", tensor)
+    np.testing.assert_array_equal(copy.numpy(), matrix)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full to play a full disk")

@@ -16,7 +16,7 @@ from aiasst.artifacts.recipe import WeightFormat
 from aiasst.quantize.emit import MICROSOFT, Emitter, PackedWeight
 from aiasst.quantize.formats import Part
 from aiasst.quantize.grid import Grid, Quantized
-from aiasst.quantize.matrix import FloatMatrix, Matrix
+from aiasst.quantize.matrix import FloatMatrix, Matrix, copy_matrix
 
 VALUES, SCALES = ".q", ".scale"
 # QuantizeLinear with an axis came with this opset.
@@ -52,7 +52,9 @@ class W8A8:
         """Int8 [K, N] and scales [N]."""
         assert isinstance(content, Quantized)
         signed = (content.values ^ np.uint8(0x80)).view(np.int8)
-        return Part(VALUES, np.ascontiguousarray(signed.T)), Part(SCALES, content.scales.reshape(-1))
+        values = np.empty((matrix.k, matrix.n), dtype=np.int8)
+        copy_matrix(signed.T, values)
+        return Part(VALUES, values), Part(SCALES, content.scales.reshape(-1))
 
     def unpack(self, spec: WeightFormat, matrix: Matrix, parts: tuple[Part, ...]) -> FloatMatrix:
         """Float32 [N, K]."""
