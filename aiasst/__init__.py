@@ -12,6 +12,8 @@ this machine ──profile──▶ device.json ──────────�
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +36,28 @@ _LAZY = {
     "profile": "aiasst.profile",
     "quantize": "aiasst.quantize",
 }
+
+
+_STAGES = frozenset({"convert", "profile", "quantize"})
+
+
+class _Stage(ModuleType):
+    """The module of a stage, callable like the one public function that bears its name."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return getattr(self, self.__name__.rpartition(".")[2])(*arguments, **options)
+
+
+class _Package(ModuleType):
+    """This package. Python binds an imported submodule over the function of its name; then the submodule must do for it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _STAGES and isinstance(value, ModuleType):
+            value.__class__ = _Stage
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

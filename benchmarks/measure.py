@@ -61,7 +61,7 @@ def machine() -> str:
     hardware = quick_config(None).hardware
     packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "numpy"))
     flags = " ".join(
-        sorted(set(hardware.instruction_sets) & {"avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"})
+        sorted(set(hardware.instruction_sets) & {"avx2", "avx_vnni", "avx512_vnni", "amx_int8", "dotprod", "i8mm"})
     )
     return f"{hardware.cpu_model}, {hardware.usable_cores:g} cores, {flags}; Python {platform.python_version()}, {packages}"
 

@@ -51,6 +51,18 @@ def test_every_public_name_is_there() -> None:
         aiasst.nonsense  # noqa: B018
 
 
+def test_a_stage_can_be_called_however_it_was_imported() -> None:
+    """`aiasst.profile` is a module once anybody has imported it; it must go on being the function."""
+    code = (
+        "import aiasst.profile, aiasst.convert, aiasst.quantize\n"
+        "from aiasst import convert, profile, quantize\n"
+        "assert callable(convert) and callable(quantize)\n"
+        "assert profile(measure=False).schema_version == 1\n"
+        "assert aiasst.profile.quick_config is not None"
+    )
+    assert "aiasst.profile.decide" in loaded_by(code)
+
+
 def test_the_light_runtime_needs_no_torch() -> None:
     """run, chat, profile and inspect work in an installation without the extra `convert`."""
     block = (

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from aiasst.convert.architecture import Architecture
     from aiasst.convert.finish import Finished
-    from aiasst.convert.source import Checkpoint
+    from aiasst.convert.sources import Checkpoint
 
 __all__ = ["DEFAULT_TOLERANCE", "convert", "default_output"]
 
@@ -98,7 +98,7 @@ def convert(
     require_packages()
     from aiasst.convert import exporters, space
     from aiasst.convert.architecture import read_architecture
-    from aiasst.convert.source import resolve
+    from aiasst.convert.sources import resolve
     from aiasst.convert.tasks import canonical_task, default_task
 
     if not tolerance >= 0:

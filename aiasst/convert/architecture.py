@@ -13,7 +13,7 @@ from aiasst.artifacts.model_folder import Tokens
 from aiasst.errors import CheckpointError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from aiasst.convert.source import Checkpoint
+    from aiasst.convert.sources import Checkpoint
 
 _HINT = "choose a checkpoint with full or sliding-window attention"
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from aiasst.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from aiasst.convert.source import Checkpoint
+    from aiasst.convert.sources import Checkpoint
 
 AUTO_CLASSES = {
     "text-generation": "AutoModelForCausalLM",

@@ -6,7 +6,7 @@ import math
 import shutil
 from pathlib import Path
 
-from aiasst.convert.safetensors_file import read_header
+from aiasst.convert.sources.safetensors_file import read_header
 from aiasst.errors import ResourceError
 
 _FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}

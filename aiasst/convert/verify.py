@@ -32,7 +32,7 @@ from aiasst.runtime.session import GraphSession
 from aiasst.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from aiasst.convert.source import Checkpoint
+    from aiasst.convert.sources import Checkpoint
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]

@@ -10,7 +10,7 @@ import pytest
 
 from aiasst.artifacts.model_folder import Source
 from aiasst.convert.architecture import nobody_exports, read_architecture
-from aiasst.convert.source import Checkpoint
+from aiasst.convert.sources import Checkpoint
 from aiasst.errors import CheckpointError, UnsupportedModelError
 
 BASE = {

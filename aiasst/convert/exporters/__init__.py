@@ -22,7 +22,7 @@ from aiasst.progress import ProgressFn, silent
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from aiasst.convert.source import Checkpoint
+    from aiasst.convert.sources import Checkpoint
 
 PREFERRED = ("mobius", "transformers", "optimum")
 """Tried in this order; others after them by name."""

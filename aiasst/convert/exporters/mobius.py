@@ -23,7 +23,7 @@ from aiasst.errors import ExportError
 from aiasst.progress import Progress, ProgressFn, silent
 
 if TYPE_CHECKING:
-    from aiasst.convert.source import Checkpoint
+    from aiasst.convert.sources import Checkpoint
 
 TASKS = ("text-generation", "feature-extraction")
 

@@ -9,7 +9,7 @@ import pytest
 from aiasst.artifacts.model_folder import Source
 from aiasst.convert import exporters
 from aiasst.convert.exporters import mobius
-from aiasst.convert.source import Checkpoint
+from aiasst.convert.sources import Checkpoint
 from aiasst.errors import ExportError, UsageError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from aiasst.convert import checkpoint_folder
+from aiasst.convert.sources import checkpoint_folder
 from aiasst.errors import CheckpointError
 
 CONFIG = {"model_type": "llama"}

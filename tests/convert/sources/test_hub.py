@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save, save_file
 
-from aiasst.convert.source import resolve
+from aiasst.convert.sources import resolve
 from aiasst.errors import CheckpointError, NetworkError
 from aiasst.progress import Progress
-from tests.convert import hub_server
-from tests.convert.hub_server import COMMIT, OLD_COMMIT, Hub
+from tests.convert.sources import hub_server
+from tests.convert.sources.hub_server import COMMIT, OLD_COMMIT, Hub
 
 WEIGHTS = {"model.a": np.arange(300_000, dtype=np.float32), "model.b": np.ones((7, 9), np.float16)}
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
@@ -253,7 +253,7 @@ def test_a_repository_with_gguf_only_says_how_to_use_it(hub: Hub) -> None:
 
 SCRIPT = """
 import sys
-from aiasst.convert.source import resolve
+from aiasst.convert.sources import resolve
 from aiasst.errors import AiasstError
 try:
     with resolve("org/tiny") as checkpoint:

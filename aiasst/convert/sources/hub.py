@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from aiasst.artifacts.model_folder import disk_errors
-from aiasst.convert.checkpoint_folder import (
+from aiasst.convert.sources.checkpoint_folder import (
     COMPANIONS,
     PICKLE,
     PICKLE_INDEX,

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aiasst.artifacts.model_folder import Source
-from aiasst.convert import checkpoint_folder, pickled
-from aiasst.convert.checkpoint_folder import PICKLE_SUFFIXES
+from aiasst.convert.sources import checkpoint_folder, pickled
+from aiasst.convert.sources.checkpoint_folder import PICKLE_SUFFIXES
 from aiasst.errors import CheckpointError, UsageError
 from aiasst.progress import ProgressFn, silent
 
@@ -164,7 +164,7 @@ def _from_hub(
     trust_remote_code: bool,
     progress: ProgressFn,
 ) -> Checkpoint:
-    from aiasst.convert import hub
+    from aiasst.convert.sources import hub
 
     snapshot = hub.download(
         repository, revision=revision, allow_pickle=allow_pickle, code=trust_remote_code, progress=progress
@@ -175,7 +175,7 @@ def _from_hub(
 
 
 def _from_gguf(stack: ExitStack, file: Path, progress: ProgressFn) -> Checkpoint:
-    from aiasst.convert import gguf_file
+    from aiasst.convert.sources import gguf_file
 
     temporary = stack.enter_context(temporary_folder())
     gguf_file.unpack(file, temporary, progress)

@@ -10,10 +10,10 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-from aiasst.convert import gguf_header, gguf_tokenizer
+from aiasst.convert.sources import gguf_header, gguf_tokenizer
 from aiasst.errors import CheckpointError, UnsupportedModelError
 from aiasst.tokenizer import Tokenizer
-from tests.convert import gguf_writer
+from tests.convert.sources import gguf_writer
 
 TEXT = "In 1984 there were 12345 of them, and they'd say:\n  «naïve» … 3.14159, 42 times."
 

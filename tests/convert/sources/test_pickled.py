@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from aiasst.convert.source import resolve
+from aiasst.convert.sources import resolve
 from aiasst.errors import CheckpointError
 
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from aiasst.convert import pickled, source
-from aiasst.convert.source import classify, resolve
+from aiasst.convert.sources import classify, pickled, resolve
 from aiasst.errors import AiasstError, CheckpointError, ResourceError, UsageError
 
 
@@ -103,7 +102,7 @@ def test_a_full_disk_is_said_and_nothing_stays(
     torch.save({"a": torch.ones(5)}, checkpoint / "pytorch_model.bin")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    monkeypatch.setattr(source.tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(sources.tempfile, "tempdir", str(temporary))
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiasst.artifacts.model_folder import disk_errors
-from aiasst.convert import safetensors_file
-from aiasst.convert.checkpoint_folder import COMPANIONS, SAFETENSORS, SAFETENSORS_INDEX
-from aiasst.convert.safetensors_file import PlannedTensor
+from aiasst.convert.sources import safetensors_file
+from aiasst.convert.sources.checkpoint_folder import COMPANIONS, SAFETENSORS, SAFETENSORS_INDEX
+from aiasst.convert.sources.safetensors_file import PlannedTensor
 from aiasst.errors import CheckpointError, MissingExtraError
 from aiasst.progress import Progress, ProgressFn, silent
 

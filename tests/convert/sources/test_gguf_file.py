@@ -15,11 +15,10 @@ import torch
 import transformers
 from safetensors.numpy import load_file
 
-from aiasst.convert import gguf_config, gguf_file
-from aiasst.convert.source import resolve
+from aiasst.convert.sources import gguf_config, gguf_file, resolve
 from aiasst.errors import AiasstError, CheckpointError, ResourceError, UnsupportedModelError
 from aiasst.tokenizer import Tokenizer
-from tests.convert import gguf_writer
+from tests.convert.sources import gguf_writer
 
 GGML = gguf.GGMLQuantizationType
 SIZES: dict[str, Any] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from aiasst.convert.gguf_header import GgufHeader
+from aiasst.convert.sources.gguf_header import GgufHeader
 from aiasst.errors import CheckpointError, UnsupportedModelError
 
 _INSTEAD = "use the Hugging Face form of this model"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiasst.convert import gguf_header
+from aiasst.convert.sources import gguf_header
 from aiasst.errors import CheckpointError
-from tests.convert import gguf_writer
+from tests.convert.sources import gguf_writer
 
 
 @pytest.fixture(scope="module")

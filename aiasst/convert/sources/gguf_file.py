@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from aiasst.artifacts.model_folder import disk_errors
-from aiasst.convert import gguf_config, gguf_header, gguf_tokenizer, safetensors_file
-from aiasst.convert.checkpoint_folder import SAFETENSORS
-from aiasst.convert.safetensors_file import PlannedTensor
+from aiasst.convert.sources import gguf_config, gguf_header, gguf_tokenizer, safetensors_file
+from aiasst.convert.sources.checkpoint_folder import SAFETENSORS
+from aiasst.convert.sources.safetensors_file import PlannedTensor
 from aiasst.errors import CheckpointError, MissingExtraError, ResourceError, UnsupportedModelError
 from aiasst.progress import Progress, ProgressFn, silent
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiasst.convert.safetensors_file import DAMAGED
+from aiasst.convert.sources.safetensors_file import DAMAGED
 from aiasst.errors import CheckpointError, MissingExtraError
 
 # Value type → struct format; 8 is a string, 9 an array.

@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from aiasst.convert.gguf_config import complete, llama3_factors
+from aiasst.convert.sources.gguf_config import complete, llama3_factors
 from aiasst.errors import UnsupportedModelError
 
 SHAPES = {"token_embd.weight": (100, 64)}

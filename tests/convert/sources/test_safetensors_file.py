@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from aiasst.convert import safetensors_file
-from aiasst.convert.safetensors_file import PlannedTensor, read_header
+from aiasst.convert.sources import safetensors_file
+from aiasst.convert.sources.safetensors_file import PlannedTensor, read_header
 from aiasst.errors import CheckpointError
 
 SHAPES = st.dictionaries(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from aiasst.convert.safetensors_file import read_header
+from aiasst.convert.sources.safetensors_file import read_header
 from aiasst.errors import CheckpointError, MissingExtraError
 from aiasst.progress import Progress, ProgressFn, silent
 
