@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from aiasst.convert import sources
 from aiasst.convert.sources import classify, pickled, resolve
 from aiasst.errors import AiasstError, CheckpointError, ResourceError, UsageError
 
