@@ -9,18 +9,8 @@ import pytest
 
 import aiasst
 
-HEAVY = (
-    "torch",
-    "transformers",
-    "onnxruntime",
-    "onnx",
-    "onnx_ir",
-    "mobius",
-    "optimum",
-    "numpy",
-    "pydantic",
-    "huggingface_hub",
-)
+# typer itself loads pydantic to show the options of a command.
+HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "onnx_ir", "mobius", "optimum", "numpy", "huggingface_hub")
 
 
 def loaded_by(code: str) -> set[str]:
