@@ -50,6 +50,17 @@ fix: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The model folder that `aiasst chat` runs without a DIR, from the checkpoint beside it; the same checkpoint gives the same bytes.
+story: $(VENV)/.installed
+	$(BIN)/aiasst convert checkpoints/story-7m -o build/story --force
+	$(BIN)/aiasst quantize build/story --recipe int8 -o checkpoints/story-7m-int8 --force
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/accuracy.py build/bench --heldout ../shared/corpus/heldout.txt.xz --sts ../shared/data/stsb/stsb-en-test.csv
+	$(BIN)/python benchmarks/random_llama.py build/bench/llama-1b
+	$(BIN)/python benchmarks/llama_1b.py build/bench/llama-1b build/bench/1b
+
 wheel: $(VENV)/.installed
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
