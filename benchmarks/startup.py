@@ -12,7 +12,14 @@ import sys
 from measure import aiasst, print_table
 
 HEAVY = ("torch", "transformers", "onnxruntime", "numpy", "onnx")
-CODE = "import sys; sys.argv = ['aiasst', '--help']\nfrom aiasst.cli.app import main\ntry: main()\nfinally: sys.stderr.write(' '.join(sys.modules))"
+CODE = """import sys
+sys.argv = ["aiasst", "--help"]
+from aiasst.cli.app import main
+try:
+    main()
+finally:
+    sys.stderr.write(" ".join(sys.modules))
+"""
 
 
 def main() -> None:
