@@ -57,6 +57,15 @@ class Positions:
 
 
 @dataclass(frozen=True)
+class _Turn:
+    """Rotary tables in the graph, float32 [positions, rotary_dim / 2], and whether neighbours turn together."""
+
+    cos: ir.Value
+    sin: ir.Value
+    interleaved: bool
+
+
+@dataclass(frozen=True)
 class _Origin:
     """What a value is computed from."""
 
@@ -104,14 +113,14 @@ class _Fusion:
         self.order = {node: place for place, node in enumerate(graph)}
         self.mask = _input(graph, signature.ATTENTION_MASK, ir.DataType.INT64, ["batch", "total_sequence"])
         self.lengths = _lengths(graph, self.mask, reach.switch)
-        self.caches: dict[tuple[bool, bytes], tuple[ir.Value, ir.Value]] = {}
+        self.turns: dict[tuple[bool, bytes], _Turn] = {}
 
     def replace(self, index: int, marker: ir.Node, layer: LayerAttention) -> None:
         query, key, value = (_present(each) for each in marker.inputs[:3])
         try:
             query, turned_query = self._before_rotary(query, layer.heads, layer.head_dim)
             key, turned_key = self._before_rotary(key, layer.kv_heads, layer.head_dim)
-            caches, interleaved = self._tables(turned_query, turned_key)
+            turn = self._tables(turned_query, turned_key)
         except rotary.NotRotaryError as error:
             raise ExportError(
                 f"layer {index}: what positions do to query and key is no rotary embedding: {error}", _HINT
@@ -121,22 +130,36 @@ class _Fusion:
         flat = [
             _flat(build, each, heads, layer.head_dim) for each, heads in zip((query, key, value), counts, strict=True)
         ]
+        if turn is not None and self.lengths.table_rows is not None:
+            flat[:2] = [
+                _turned(build, each, turn, self.lengths.table_rows, heads)
+                for each, heads in zip(flat[:2], counts, strict=False)
+            ]
+            turn = None
+        context = self._attention(build, index, layer, flat, turn)
+        node = build.nodes[-1]
+        _place_context(build, marker, context, layer)
+        self._presents(index, node, layer)
+
+    def _attention(
+        self, build: Builder, index: int, layer: LayerAttention, flat: Sequence[ir.Value], turn: _Turn | None
+    ) -> ir.Value:
+        """The GroupQueryAttention node; its context [batch, sequence, heads x head_dim]."""
         packed = _packed(flat)
         past = [
             _input(self.graph, name, ir.DataType.FLOAT, ["batch", layer.kv_heads, "past_sequence", layer.head_dim])
             for name in (signature.past_key(index), signature.past_value(index))
         ]
         projections = [packed, None, None] if packed is not None else flat
-        shifted = [self.lengths.table_rows] if caches and self.lengths.table_rows is not None else []
-        rotation = {"do_rotary": int(bool(caches)), "rotary_interleaved": int(interleaved)}
-        context = build.op(
-            "GroupQueryAttention",
-            [*projections, *past, self.lengths.seqlens, self.lengths.total, *caches, *shifted],
+        tables = [turn.cos, turn.sin] if turn is not None else []
+        rotation = {
+            "do_rotary": int(turn is not None),
+            "rotary_interleaved": int(turn is not None and turn.interleaved),
+        }
+        return build.op(
+            "GroupQueryAttention", [*projections, *past, self.lengths.seqlens, self.lengths.total, *tables],
             domain="com.microsoft", outputs=3, name=f"layers.{index}.attention", **_attributes(layer), **rotation,
         )  # fmt: skip
-        node = build.nodes[-1]
-        _place_context(build, marker, context, layer)
-        self._presents(index, node, layer)
 
     def _presents(self, index: int, node: ir.Node, layer: LayerAttention) -> None:
         names = (signature.present_key(index), signature.present_value(index))
@@ -160,10 +183,10 @@ class _Fusion:
         kinds = [self.origins[value] for value in node.inputs if value in self.origins]
         return any(kind.tokens for kind in kinds) and any(kind.positions and not kind.tokens for kind in kinds)
 
-    def _tables(self, query: rotary.Piece | None, key: rotary.Piece | None) -> tuple[tuple[ir.Value, ...], bool]:
-        """((cos, sin) or nothing for a layer without rotary embedding, whether neighbours are paired)."""
+    def _tables(self, query: rotary.Piece | None, key: rotary.Piece | None) -> _Turn | None:
+        """How this layer's query and key turn; None for a layer without rotary embedding."""
         if query is None and key is None:
-            return (), False
+            return None
         if query is None or key is None:
             raise rotary.NotRotaryError("only one of query and key has it")
         # With two sets of frequencies all of the sample must fall into the first.
@@ -174,13 +197,13 @@ class _Fusion:
             raise rotary.NotRotaryError("query and key are not turned alike")
         pairs = rotary.pairing(turned)
         if pairs is None:
-            return (), False
+            return None
         stamp = (pairs.interleaved, turned.tobytes())
-        if stamp not in self.caches:
-            self.caches[stamp] = self._new_tables(key, pairs)
-        return self.caches[stamp], pairs.interleaved
+        if stamp not in self.turns:
+            self.turns[stamp] = self._new_tables(key, pairs)
+        return self.turns[stamp]
 
-    def _new_tables(self, piece: rotary.Piece, pairs: rotary.Pairing) -> tuple[ir.Value, ir.Value]:
+    def _new_tables(self, piece: rotary.Piece, pairs: rotary.Pairing) -> _Turn:
         positions, switch = np.arange(self.reach.context, dtype=np.int64), self.reach.switch
         if switch is None:
             made = rotary.tables(piece, pairs, positions)
@@ -189,10 +212,11 @@ class _Fusion:
             short = rotary.tables(piece, pairs, positions[:switch])
             long = rotary.tables(piece, pairs, positions, beside=self.reach.context - 1)
             cos, sin = np.concatenate([short.cos, long.cos]), np.concatenate([short.sin, long.sin])
-        suffix = "" if not self.caches else f".{len(self.caches)}"
-        return (
+        suffix = "" if not self.turns else f".{len(self.turns)}"
+        return _Turn(
             add_weight(self.graph, f"rotary.cos{suffix}", ir.Tensor(cos)),
             add_weight(self.graph, f"rotary.sin{suffix}", ir.Tensor(sin)),
+            pairs.interleaved,
         )
 
 
@@ -307,6 +331,21 @@ def _flat(build: Builder, value: ir.Value, heads: int, head_dim: int) -> ir.Valu
             return value
         value = source
     return value
+
+
+def _turned(build: Builder, flat: ir.Value, turn: _Turn, table_rows: ir.Value, heads: int) -> ir.Value:
+    """`flat` [batch, sequence, heads x head_dim] turned by a node of its own.
+
+    Inside GroupQueryAttention the rows of a prompt would share the first row's place in the tables.
+    """
+    tensor = turn.cos.const_value
+    half = int(tensor.shape[1]) if tensor is not None else 0  # type: ignore[arg-type]
+    turned = build.op(
+        "RotaryEmbedding", [flat, table_rows, turn.cos, turn.sin], domain="com.microsoft",
+        interleaved=int(turn.interleaved), num_heads=heads, rotary_embedding_dim=2 * half,
+    )  # fmt: skip
+    turned.shape = flat.shape
+    return turned
 
 
 def _only_reshapes(node: ir.Node, source: ir.Value, width: int) -> bool:

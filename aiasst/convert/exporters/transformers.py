@@ -98,6 +98,8 @@ def export(checkpoint: Checkpoint, task: str, progress: ProgressFn = silent) -> 
             reason = _first_line(error)
             if isinstance(error, KeyError) and error.args == (_IMPLEMENTATION,):
                 reason = "its attention is written into the layer and cannot be replaced"
+            elif _Shown.__name__ in str(error):
+                reason = "it does something of its own with the attention mask"
             raise ExportError(
                 f"transformers could not export model type '{checkpoint.model_type}': {reason}", _HINT
             ) from error
