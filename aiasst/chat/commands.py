@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Name → (arguments, meaning)."""
 
+_NO_COMMAND = "/help lists them; a text that begins with / is written with //"
 _ALIASES = {"quit": "exit", "bye": "exit", "clear": "reset", "?": "help"}
 
 
@@ -44,10 +45,8 @@ def parse(line: str) -> Command | str:
     name = _ALIASES.get(word, word)
     if name not in COMMANDS:
         close = get_close_matches(word, COMMANDS, n=1)
-        meant = f"did you mean /{close[0]}? " if close else ""
-        raise UsageError(
-            f"there is no command /{word}", f"{meant}/help lists them; a text that begins with / is written with //"
-        )
+        hint = f"did you mean /{close[0]}? /help lists them all" if close else _NO_COMMAND
+        raise UsageError(f"there is no command /{word}", hint)
     needed, _ = COMMANDS[name]
     if needed and not needed.startswith("[") and not argument.strip():
         raise UsageError(f"/{name} lacks {needed.split()[0]}", f"/{name} {needed}")

@@ -25,7 +25,7 @@ def from_stream(stream: TextIO, show: Callable[[str], None] = lambda prompt: Non
 
 def from_terminal(words: Sequence[str]) -> LineSource:
     """Lines that a person types; Tab completes one of `words` at the beginning of a line."""
-    _complete(words)
+    _set_up_editing(words)
 
     def read(prompt: str) -> str | None:
         try:
@@ -36,7 +36,7 @@ def from_terminal(words: Sequence[str]) -> LineSource:
     return read
 
 
-def _complete(words: Sequence[str]) -> None:
+def _set_up_editing(words: Sequence[str]) -> None:
     try:
         import readline
     except ImportError:
@@ -50,6 +50,9 @@ def _complete(words: Sequence[str]) -> None:
     readline.set_completer_delims(" \t\n")
     libedit = "libedit" in (readline.__doc__ or "")
     readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
+    if not libedit:
+        # What is pasted stays one text, its line breaks included; Python turns this off for its own prompt.
+        readline.parse_and_bind("set enable-bracketed-paste on")
 
 
 def read_text(source: LineSource, prompt: str, more: str) -> str | None:

@@ -97,6 +97,7 @@ class ChatSession:
             self._screen.note("Stopped before the first word: the conversation is as it was.")
         else:
             _remark(self._conversation, self._screen)
+        self._screen.answer("\n")
 
 
 class PipedSession:
@@ -177,10 +178,10 @@ def statistics(conversation: Conversation) -> Iterator[tuple[str, str]]:
 
 
 _HELP = {
-    "chat": "A line that ends with \\ goes on in the next. //text sends /text. Ctrl-C stops an answer.",
+    "chat": "Ctrl-C stops an answer. A line that ends with \\ goes on in the next. //text sends /text.",
     "completion": (
-        "The model goes on with the text; an empty line lets it write more, /reset begins a new text.\n"
-        "A line that ends with \\ goes on in the next. //text sends /text. Ctrl-C stops it."
+        "The model goes on with your text: an empty line lets it write more, /reset begins anew.\n"
+        "Ctrl-C stops it. A line that ends with \\ goes on in the next. //text sends /text."
     ),
 }
 

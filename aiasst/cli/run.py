@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -111,13 +112,15 @@ def _show(summary: Summary, answers: Path, *, json: bool, quiet: bool) -> None:
     if json:
         output.document(asdict(summary))
     elif not quiet:
-        rows = [
-            ("rows", f"{summary.rows}" + (f", {summary.earlier} of them answered earlier" if summary.earlier else "")),
-            ("errors", str(summary.errors)),
-            ("tokens", f"{summary.completion_tokens} written, {summary.prompt_tokens} read"),
-            ("speed", f"{summary.tokens_per_second:.1f} tok/s over {summary.seconds:.1f} s"),
-            ("seed", str(summary.seed)),
-        ]
-        output.facts(rows)
+        output.facts(list(_facts(summary)))
     if summary.rows and summary.errors == summary.rows:
         raise ArtifactError(f"none of the {summary.rows} rows could be answered", f"the reasons are in {answers}")
+
+
+def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
+    yield "rows", f"{summary.rows}" + (f", {summary.earlier} of them answered earlier" if summary.earlier else "")
+    yield "errors", str(summary.errors)
+    if summary.earlier < summary.rows:
+        yield "tokens", f"{summary.completion_tokens} written, {summary.prompt_tokens} read"
+        yield "speed", f"{summary.tokens_per_second:.1f} tok/s over {summary.seconds:.1f} s"
+    yield "seed", str(summary.seed)

@@ -26,6 +26,7 @@ from aiasst.engine.defaults import default_sampling
 from aiasst.engine.requests import Sampling
 from aiasst.engine.text import TextEngine
 from aiasst.errors import ArtifactError
+from aiasst.profile import check_machine, quick_config
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.run.answers import AnswersFile, AnswersStream, Done, open_answers
 from aiasst.run.batch import Meter, answer_rows
@@ -63,8 +64,6 @@ def load(folder: str | Path | ModelFolder, config: str | Path | DeviceConfig | N
         ArtifactError: the folder or the config is missing or wrong, or the config is another machine's.
         ResourceError: the execution provider does not load, or the model does not fit into memory.
     """
-    from aiasst.profile import check_machine, quick_config
-
     model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
     if config is None:
         return TextEngine(model, quick_config(model))

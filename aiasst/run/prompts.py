@@ -183,7 +183,11 @@ class RowReader:
 
 
 def row_seed(seed: int, row_id: RowId) -> int:
-    """The seed of a row in a job with `seed`: of its id alone, so that neither order nor batch nor a restart changes it."""
+    """The seed of a row in a job with `seed`: of its id alone, so that neither order nor batch nor a restart changes it.
+
+    The same seed draws the same random numbers. What they choose among is computed with rounding that depends, in the
+    sixth digit, on how many rows are computed together, so that a sampled answer may still take another turn.
+    """
     digest = hashlib.blake2b(f"{seed}:{row_id}".encode(), digest_size=4)
     return int.from_bytes(digest.digest(), "little")
 

@@ -34,7 +34,7 @@ def talk(chat: Conversation, lines: Typist, screen: RecordingScreen) -> Recordin
 def test_a_person_sees_the_answer_as_one_paragraph(screen: RecordingScreen, typed: Types) -> None:
     chat = conversation()
     talk(chat, typed("Hello"), screen)
-    assert screen.shown == " ".join(expected_words("<user> Hello", 10, 4)) + "\n\n"
+    assert screen.shown == " ".join(expected_words("<user> Hello", 10, 4)) + "\n\n\n"
     assert screen.notes == ["The answer was cut; --max-tokens allows longer ones."]
 
 
@@ -87,7 +87,7 @@ def test_a_model_moves_no_cursor(screen: RecordingScreen, typed: Types) -> None:
             self.answers[request.id].words[:] = ["\x1b[2Jgone\x07", "\x9b31mred"]
 
     talk(conversation(Rude()), typed("Hello"), screen)
-    assert screen.shown == "[2Jgone 31mred\n\n"
+    assert screen.shown == "[2Jgone 31mred\n\n\n"
 
 
 def test_an_empty_line_lets_a_text_go_on_and_is_nothing_in_a_chat(screen: RecordingScreen, typed: Types) -> None:

@@ -1,0 +1,142 @@
+"""`aiasst chat` as a person starts it, with the story model: in a pipe, and at a terminal of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+BEGIN = "Once upon a time there was a little girl who"
+
+
+def start(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "aiasst", "chat", *arguments], capture_output=True, text=True, input=stdin, check=False
+    )
+
+
+def test_a_pipe_gets_the_answer_alone(story: Path) -> None:
+    ended = start("--max-tokens", "12", "--seed", "7", stdin=BEGIN + "\n")
+    assert ended.returncode == 0, ended.stderr
+    assert len(ended.stdout.split()) > 3
+    assert ">>>" not in ended.stdout
+    assert BEGIN not in ended.stdout
+    assert "manner of old books" in ended.stderr
+    again = start(str(story), "--max-tokens", "12", "--seed", "7", "--quiet", stdin=BEGIN)
+    assert again.stdout == ended.stdout
+    assert again.stderr == ""
+
+
+def test_several_lines_are_several_turns(story: Path) -> None:
+    ended = start("--max-tokens", "5", "--temperature", "0", "--json", stdin=f"{BEGIN}\nThen\n")
+    said = json.loads(ended.stdout)
+    assert (said["mode"], said["system"]) == ("completion", None)
+    assert [turn["prompt"] for turn in said["turns"]] == [BEGIN, "Then"]
+    assert said["turns"][1]["usage"]["cached_tokens"] >= said["turns"][0]["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "words"),
+    [
+        ((), "word " * 1100, "the model's context is 1024 tokens"),
+        ((), "/nonsense\n", "there is no command /nonsense"),
+        (("--system", "Be kind."), "Hello", "no chat template"),
+        (("--min-p", "2"), "Hello", "min_p is 2.0"),
+        (("absent",), "Hello", "there is no folder absent"),
+    ],
+)
+def test_a_failure_is_words_and_exit_one(story: Path, arguments: tuple[str, ...], stdin: str, words: str) -> None:
+    ended = start(*arguments, stdin=stdin)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+class Terminal:
+    """A program at a terminal of its own."""
+
+    def __init__(self, command: list[str]) -> None:
+        import pty
+
+        self.pid, self.descriptor = pty.fork()
+        if self.pid == 0:
+            os.environ["TERM"] = "dumb"
+            os.execv(command[0], command)
+        self.shown = ""
+        self._seen = 0
+
+    def type(self, text: str) -> None:
+        os.write(self.descriptor, text.encode())
+
+    def press(self, key: str) -> None:
+        """As a person does: not in the instant between the prompt and the wait for keys, when the system swallows it."""
+        time.sleep(0.5)
+        self.type(key)
+
+    def wait_for(self, pattern: str) -> str:
+        """Read until `pattern` appears after what was waited for before."""
+        limit = time.monotonic() + 30
+        while (found := re.search(pattern, self.shown[self._seen :])) is None:
+            ready, _, _ = select.select([self.descriptor], [], [], limit - time.monotonic())
+            assert ready, self.shown
+            self.shown += os.read(self.descriptor, 4096).decode(errors="replace")
+        self._seen += found.end()
+        return found.group()
+
+    def close(self) -> int:
+        try:
+            while os.read(self.descriptor, 4096):
+                pass
+        except OSError:  # the other end is closed
+            pass
+        os.close(self.descriptor)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.fixture
+def terminal(story: Path) -> Iterator[Terminal]:
+    window = Terminal([sys.executable, "-m", "aiasst", "chat", "--seed", "3", "--max-tokens", "900"])
+    yield window
+    try:
+        os.kill(window.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def test_at_a_terminal(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.wait_for("manner of old books")
+    terminal.wait_for(">>> ")
+    terminal.type("Once upon a time\n")
+    terminal.wait_for(r"Once upon a time[^>]{40}")
+    terminal.type("\x03")  # in the middle of the answer
+    terminal.wait_for(">>> ")
+    terminal.type("/stats\n")
+    terminal.wait_for(r"\(cancelled\)")
+    terminal.wait_for(">>> ")
+    terminal.type(f"/save {tmp_path / 'chat.json'}\n")
+    terminal.wait_for("Saved 1 turn")
+    terminal.wait_for(">>> ")
+    terminal.press("\x03")
+    terminal.wait_for("Ctrl-C again")
+    terminal.wait_for(">>> ")
+    terminal.press("\x04")
+    assert terminal.close() == 0
+    assert "Traceback" not in terminal.shown
+    (turn,) = json.loads((tmp_path / "chat.json").read_text())["turns"]
+    assert turn["finish_reason"] == "cancelled"
+
+
+def test_json_is_for_pipes(story: Path) -> None:
+    window = Terminal([sys.executable, "-m", "aiasst", "chat", "--json"])
+    window.wait_for("for pipes")
+    assert window.close() == 1
