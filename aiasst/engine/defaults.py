@@ -28,20 +28,13 @@ def default_sampling(folder: Path) -> Sampling:
     data = read_json(path, "generation config", "convert the checkpoint again") if path.is_file() else None
     if not isinstance(data, dict):
         return FALLBACK
-    wanted = _present(data, ("repetition_penalty",))
+    filters = {name: getattr(FALLBACK, name) for name in _FILTERS}
     if data.get("do_sample"):
-        wanted |= _present(data, _FILTERS)
-    elif not wanted:
-        return FALLBACK
-    base = Sampling() if data.get("do_sample") else FALLBACK
+        filters = _present(data, _FILTERS)
     try:
-        return Sampling(**{**_filters_of(base), **wanted})
+        return Sampling(**filters, **_present(data, ("repetition_penalty",)))
     except PromptError:
         return FALLBACK
-
-
-def _filters_of(sampling: Sampling) -> dict[str, Any]:
-    return {name: getattr(sampling, name) for name in _FILTERS}
 
 
 def _present(data: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
