@@ -44,7 +44,8 @@ def document(value: Any) -> None:
 
 def note(text: str, *, end: str = "\n") -> None:
     """A remark to the person at the terminal (stderr); rich markup is allowed."""
-    _console(stderr=True).print(text, end=end)
+    # Lines break between words where a person reads them, and nowhere else.
+    _console(stderr=True).print(text, end=end, soft_wrap=not sys.stderr.isatty())
 
 
 def error(failure: AiasstError) -> None:
@@ -59,23 +60,13 @@ def error(failure: AiasstError) -> None:
 
 def facts(rows: Sequence[tuple[str, str]]) -> None:
     """Names and what belongs to them, as talk (stderr)."""
-    width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        note(f"  [bold]{plain(name.ljust(width))}[/]  {plain(text)}")
-
-
-def section(title: str, rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under a title on stdout: a name, then one or more texts, each of which wraps under itself."""
     from rich.markup import escape
     from rich.table import Table
 
-    grid = Table(
-        title=title, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2, 0, 1)
-    )
-    grid.add_column(style="cyan", no_wrap=True)
-    for row in rows:
-        grid.add_row(*(escape(cell) for cell in row))
-    _console(stderr=False, soft_wrap=False).print(grid)
+    grid = Table.grid(padding=(0, 2, 0, 2))
+    for name, text in rows:
+        grid.add_row(f"[bold]{escape(name)}[/]", escape(text))
+    _console(stderr=True).print(grid)
 
 
 def plain(value: object) -> str:
@@ -143,7 +134,9 @@ def _line_reporter() -> Callable[[Progress], None]:
     def show(event: Progress) -> None:
         begins = event.stage not in begun
         begun.add(event.stage)
-        if begins or (not event.done and event.note):  # a stage that starts over says why (one exporter failed, the next tries)
+        if begins or (
+            not event.done and event.note
+        ):  # a stage that starts over says why (one exporter failed, the next tries)
             print(f"{event.stage} …{f' {event.note}' if event.note else ''}", file=sys.stderr, flush=True)
         if event.total and event.done >= event.total and event.stage not in ended:
             ended.add(event.stage)
