@@ -43,7 +43,7 @@ _CHAT_TOKENS, _COMPLETION_TOKENS = 1024, 256
 
 def command(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="A model folder; without one, the small story model.")
+        Path | None, typer.Argument(metavar="DIR", help="A model folder; without one, the small story model.")
     ] = None,
     config: Config = None,
     system: Annotated[

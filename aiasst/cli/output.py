@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ from aiasst.progress import Progress, ProgressFn, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+LINE_SECONDS = 30.0
+"""Between the lines of a long stage, where stderr is no terminal."""
 
 
 def _console(*, stderr: bool, soft_wrap: bool = True) -> Console:
@@ -126,21 +130,22 @@ def progress(*, quiet: bool = False) -> Iterator[ProgressFn]:
         yield show
 
 
-def _line_reporter() -> Callable[[Progress], None]:
-    """One line a stage when it begins, one when it is done, one for a fresh start within it: what a log file wants."""
-    begun: set[str] = set()
+def _line_reporter(clock: Callable[[], float] = time.monotonic) -> Callable[[Progress], None]:
+    """One line a stage when it begins, one when it is done, and one a while between: what a log file wants."""
+    told: dict[str, float] = {}
     ended: set[str] = set()
 
     def show(event: Progress) -> None:
-        begins = event.stage not in begun
-        begun.add(event.stage)
-        if begins or (
-            not event.done and event.note
-        ):  # a stage that starts over says why (one exporter failed, the next tries)
-            print(f"{event.stage} …{f' {event.note}' if event.note else ''}", file=sys.stderr, flush=True)
+        note = f": {event.note}" if event.note else ""
+        if event.stage not in told:
+            told[event.stage] = clock()
+            print(f"{event.stage} …", file=sys.stderr, flush=True)
         if event.total and event.done >= event.total and event.stage not in ended:
             ended.add(event.stage)
-            print(f"{event.stage} done{': ' + event.note if event.note else ''}", file=sys.stderr, flush=True)
+            print(f"{event.stage} done{note}", file=sys.stderr, flush=True)
+        elif event.total and event.stage not in ended and clock() - told[event.stage] >= LINE_SECONDS:
+            told[event.stage] = clock()
+            print(f"{event.stage} {event.done / event.total:.0%}{note}", file=sys.stderr, flush=True)
 
     return show
 

@@ -25,6 +25,17 @@ def test_progress_in_a_pipe_is_two_lines_a_stage(capsys: pytest.CaptureFixture[s
     assert shown.err.splitlines() == ["export … layer 0", "export done: layer 3"]
 
 
+def test_a_long_stage_in_a_pipe_has_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    times = iter(range(0, 1000, 4))
+    report = output._line_reporter(clock=lambda: float(next(times)))
+    for done in range(20):
+        report(Progress("answer", done, 20, f"{done} rows"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "answer …"
+    assert 1 < len(lines) < 6
+    assert lines[1].startswith("answer ") and "%: " in lines[1]
+
+
 def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with output.progress(quiet=True) as report:
         report(Progress("export", 1, 1))
