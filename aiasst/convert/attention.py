@@ -20,12 +20,12 @@ import numpy as np
 import onnx_ir as ir
 
 from aiasst.artifacts import signature
-from aiasst.convert import rotary
+from aiasst.convert import operators, rotary
 from aiasst.convert.finish.graph import Builder, add_weight, remove_unused, replace_uses
 from aiasst.errors import ExportError
 from aiasst.progress import Progress, ProgressFn, silent
 
-MARKER_DOMAIN = "aiasst"
+MARKER_DOMAIN = operators.DOMAIN
 MARKER = "Attention"
 POSITION_IDS = "position_ids"
 _HINT = "try another exporter with --exporter"

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from aiasst.convert import operators
+
 if TYPE_CHECKING:
     import torch
 
     Forward = Callable[[torch.Tensor], torch.Tensor]
 
 _TOLERANCE = 1e-5
-_OPSET = 23
 
 
 def simplify(model: torch.nn.Module) -> int:
@@ -79,11 +80,8 @@ def _rms(module: Any, epsilon: float, offset: float) -> Forward:
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         gain = module.weight + offset if offset else module.weight
-        if torch.compiler.is_exporting():
-            return torch.onnx.ops.symbolic(
-                "RMSNormalization", [x, gain], {"epsilon": epsilon, "axis": -1},
-                dtype=x.dtype, shape=x.shape, version=_OPSET,
-            )  # fmt: skip
+        if operators.tracing():
+            return operators.standard("RMSNormalization", [x, gain], {"epsilon": epsilon, "axis": -1}, x.shape)
         return torch.nn.functional.rms_norm(x, (x.shape[-1],), gain, epsilon)
 
     return forward

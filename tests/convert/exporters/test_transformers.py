@@ -182,7 +182,7 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
     ("task", "change", "said"),
     [
         ("text-generation", {}, "knows 'llama' for text-generation"),
-        ("image-classification", {}, "not wired for image-classification"),
+        ("image-classification", {}, "no model class is known for image-classification"),
         ("text-generation", {"model_type": "nobody"}, "does not know the model type 'nobody'"),
         ("fill-mask", {}, "no class of 'llama' for fill-mask"),
     ],
