@@ -131,15 +131,17 @@ def progress(*, quiet: bool = False) -> Iterator[ProgressFn]:
 
 
 def _line_reporter(clock: Callable[[], float] = time.monotonic) -> Callable[[Progress], None]:
-    """One line a stage when it begins, one when it is done, and one a while between: what a log file wants."""
+    """One line a stage when it begins or starts over, one when it is done, one a while between: what a log file wants."""
     told: dict[str, float] = {}
     ended: set[str] = set()
 
     def show(event: Progress) -> None:
-        note = f": {event.note}" if event.note else ""
-        if event.stage not in told:
+        begins = event.stage not in told
+        # A stage that starts over says why (one exporter failed, the next tries).
+        if begins or (not event.done and event.note):
             told[event.stage] = clock()
-            print(f"{event.stage} …", file=sys.stderr, flush=True)
+            print(f"{event.stage} …{f' {event.note}' if event.note else ''}", file=sys.stderr, flush=True)
+        note = f": {event.note}" if event.note else ""
         if event.total and event.done >= event.total and event.stage not in ended:
             ended.add(event.stage)
             print(f"{event.stage} done{note}", file=sys.stderr, flush=True)

@@ -42,6 +42,8 @@ class Meter:
     earlier: int = 0
     progress: ProgressFn = silent
     rows: int = 0
+    under_way: float = 0.0
+    """Rows that are being answered, each as the share of its max_tokens that it has: the least that is done of them."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -64,7 +66,7 @@ class Meter:
             self._reported = time.monotonic()
             done = self.earlier + self.rows
             note = f"{done}/{self.total} rows, {self.tokens_per_second:.1f} tok/s"
-            self.progress(Progress("answer", done, self.total, note))
+            self.progress(Progress("answer", done + self.under_way, self.total, note if self.completion_tokens else ""))
 
 
 @dataclass
@@ -73,6 +75,10 @@ class _Open:
 
     row: Row
     pieces: list[str] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        return min(1.0, len(self.pieces) / self.row.request.sampling.max_tokens)
 
 
 def answer_rows(engine: Answerer, rows: Iterable[Row | BadRow], write: Callable[[Answer], None], meter: Meter) -> None:
@@ -101,6 +107,7 @@ def answer_rows(engine: Answerer, rows: Iterable[Row | BadRow], write: Callable[
                 del under_way[event.request_id]
                 _count(meter, event, len(entry.pieces))
                 finish(_answer(entry, event))
+        meter.under_way = sum(entry.share for entry in under_way.values())
         meter.report()
     meter.report(now=True)
 

@@ -31,7 +31,7 @@ def test_a_long_stage_in_a_pipe_has_a_line_now_and_then(capsys: pytest.CaptureFi
     for done in range(20):
         report(Progress("answer", done, 20, f"{done} rows"))
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "answer …"
+    assert lines[0] == "answer … 0 rows"
     assert 1 < len(lines) < 6
     assert lines[1].startswith("answer ") and "%: " in lines[1]
 

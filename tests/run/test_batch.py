@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from aiasst.engine.requests import Sampling
 from aiasst.progress import Progress
+from aiasst.run import batch
 from aiasst.run.answers import Answer
 from aiasst.run.batch import Meter, answer_rows
 from aiasst.run.prompts import BadRow, Row, RowReader, row_seed
@@ -91,10 +93,13 @@ def test_every_row_is_answered_once_and_alike_in_every_batch(slots: int, kinds: 
     assert {a.id: a.text for a in found} == {a.id: a.text for a in alone}
 
 
-def test_progress_tells_rows_and_tokens_a_second() -> None:
+def test_progress_tells_rows_and_tokens_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "REPORT_SECONDS", 0)
     events: list[Progress] = []
     answers_to(FakeTextEngine(), {"prompt": "a"}, {"prompt": "b"}, meter=Meter(5, 3, events.append))
+    assert any(3 < event.done < 4 for event in events)  # a row half answered counts half
     assert (events[0].done, events[-1].done, events[-1].total) == (3, 5, 5)
+    assert all(a.done <= b.done for a, b in itertools.pairwise(events))
     assert events[-1].note.startswith("5/5 rows, ")
     assert events[-1].note.endswith(" tok/s")
 
