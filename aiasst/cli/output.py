@@ -73,6 +73,20 @@ def facts(rows: Sequence[tuple[str, str]]) -> None:
     _console(stderr=True).print(grid)
 
 
+def section(title: str, rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under a title on stdout: a name, then one or more texts, each of which wraps under itself."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(
+        title=title, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2, 0, 1)
+    )
+    grid.add_column(style="cyan", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(escape(cell) for cell in row))
+    _console(stderr=False, soft_wrap=False).print(grid)
+
+
 def plain(value: object) -> str:
     """`value` as text that `note` shows as it is, whatever brackets it has."""
     from rich.markup import escape
