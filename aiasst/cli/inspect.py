@@ -38,7 +38,7 @@ def command(
     if json:
         output.document(model.manifest.model_dump(mode="json"))
         return
-    output.table(str(folder), ("", ""), _facts(model, hashes_checked=check))
+    output.section(str(folder), _facts(model, hashes_checked=check))
     output.table("Weights by role", *_by_role(model.manifest), right=("weights", "bytes", "share"))
     if weights:
         output.table("Weights", *_every_weight(model.manifest), right=("layer", "bytes"))

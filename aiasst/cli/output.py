@@ -16,6 +16,9 @@ from aiasst.progress import Progress, ProgressFn, silent
 if TYPE_CHECKING:
     from rich.console import Console
 
+_PIPE_WIDTH = 10_000
+"""Columns of a table that nobody looks at: enough for every name, so that `grep` finds it."""
+
 LINE_SECONDS = 30.0
 """Between the lines of a long stage, where stderr is no terminal."""
 
@@ -102,7 +105,7 @@ def table(
     right: Sequence[str] = (),
     caption: str = "",
 ) -> None:
-    """Print a table on stdout; the columns named in `right` are aligned to the right."""
+    """Print a table on stdout; the columns named in `right` are aligned to the right. In a pipe no cell is folded."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -114,7 +117,7 @@ def table(
         grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(escape(str(cell)) for cell in row))
-    _console(stderr=False).print(grid)
+    _console(stderr=False).print(grid, width=None if sys.stdout.isatty() else _PIPE_WIDTH, crop=False)
 
 
 @contextmanager
