@@ -117,7 +117,10 @@ def table(
         grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(escape(str(cell)) for cell in row))
-    _console(stderr=False).print(grid, width=None if sys.stdout.isatty() else _PIPE_WIDTH, crop=False)
+    console = _console(stderr=False)
+    if not sys.stdout.isatty():
+        console.width = _PIPE_WIDTH
+    console.print(grid)
 
 
 @contextmanager
