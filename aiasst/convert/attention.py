@@ -91,7 +91,11 @@ def fuse(model: ir.Model, layers: Sequence[LayerAttention], reach: Positions, pr
         raise ExportError(f"{len(layers)} layers were expected, {len(markers)} attentions found", _HINT)
     inputs = {value.name: value for value in graph.inputs}
     if set(inputs) != {signature.INPUT_IDS, POSITION_IDS}:
-        raise ExportError(f"the traced graph has the inputs {sorted(map(str, inputs))}", _HINT)
+        raise ExportError(
+            f"the traced graph takes {', '.join(sorted(map(str, inputs)))}, not {signature.INPUT_IDS} and {POSITION_IDS}: "
+            "its positions cannot be followed",
+            _HINT,
+        )
     work = _Fusion(graph, inputs[POSITION_IDS], reach)
     for index, (marker, layer) in enumerate(zip(markers, layers, strict=True)):
         work.replace(index, marker, layer)

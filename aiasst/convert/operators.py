@@ -70,7 +70,9 @@ def _scripted(
 
         @staticmethod
         def symbolic(graph: Any, *values: Any) -> Any:
-            return graph.op(name, *values, **typed)
+            made = graph.op(name, *values, **typed)
+            made.setType(values[0].type().with_sizes([None] * (len(sizes) - 1) + sizes[-1:]))
+            return made
 
     result: torch.Tensor = Traced.apply(*inputs)  # type: ignore[no-untyped-call]
     return result

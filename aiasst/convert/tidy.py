@@ -25,6 +25,11 @@ def tidy(model: ir.Model) -> None:
     optimizer.optimize(model, input_size_limit=_FOLD_LIMIT)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.CommonSubexpressionEliminationPass()(model)
+    settle(model)
+
+
+def settle(model: ir.Model) -> None:
+    """What can be done with the shapes that are known: constant targets, norms before transposes; then drop what is dead."""
     _fix_reshapes(model.graph)
     _norms_before_transposes(model.graph)
     drop_dead(model)

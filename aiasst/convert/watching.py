@@ -24,7 +24,7 @@ from aiasst.errors import ExportError
 if TYPE_CHECKING:
     import torch
 
-    from aiasst.convert.source import Checkpoint
+    from aiasst.convert.sources import Checkpoint
 
 CLASSES = {
     "text-generation": "AutoModelForCausalLM",
@@ -130,20 +130,15 @@ def _quiet() -> Iterator[None]:
 
 def _load(checkpoint: Checkpoint, task: str) -> Any:
     """The torch model in float32 with our attention. Raises ExportError where the checkpoint lacks weights of it."""
-    import torch
-    import transformers
-
     from aiasst.convert import modules
 
-    loader = getattr(transformers, CLASSES[task])
-    model, info = loader.from_pretrained(
-        str(checkpoint.path),
-        dtype=torch.float32,
-        attn_implementation=_IMPLEMENTATION,
-        local_files_only=True,
-        trust_remote_code=checkpoint.trust_remote_code,
-        output_loading_info=True,
-    )
+    try:
+        model, info = _from_pretrained(checkpoint, task, _IMPLEMENTATION)
+    except KeyError as error:
+        if task == DECODER_TASK or error.args != (_IMPLEMENTATION,):
+            raise
+        # An encoder needs no cache: its attention may stay as it is written.
+        model, info = _from_pretrained(checkpoint, task, "eager")
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     if missing:
         raise ExportError(
@@ -153,6 +148,21 @@ def _load(checkpoint: Checkpoint, task: str) -> Any:
     model = model.eval()
     modules.simplify(model)
     return model
+
+
+def _from_pretrained(checkpoint: Checkpoint, task: str, implementation: str) -> tuple[Any, dict[str, Any]]:
+    import torch
+    import transformers
+
+    loaded: tuple[Any, dict[str, Any]] = getattr(transformers, CLASSES[task]).from_pretrained(
+        str(checkpoint.path),
+        dtype=torch.float32,
+        attn_implementation=implementation,
+        local_files_only=True,
+        trust_remote_code=checkpoint.trust_remote_code,
+        output_loading_info=True,
+    )
+    return loaded
 
 
 def _reach(config: Any) -> Positions:
@@ -292,7 +302,8 @@ def _observe(model: Any, watch: _Watch, context: int) -> None:
     watch.context = context
     ids = torch.zeros((1, 4), dtype=torch.long)
     with torch.no_grad():
-        model(input_ids=ids, position_ids=torch.arange(4)[None], use_cache=False)
+        # With a mask given, no model takes the positions for those of packed sequences.
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     expected = model.config.get_text_config(decoder=True).num_hidden_layers
     if len(watch.layers) != expected:
         raise ExportError(f"{len(watch.layers)} of {expected} layers have an attention that can be replaced", _HINT)

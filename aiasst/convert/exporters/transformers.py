@@ -16,7 +16,7 @@ from aiasst.progress import Progress, ProgressFn, silent
 if TYPE_CHECKING:
     import torch
 
-    from aiasst.convert.source import Checkpoint
+    from aiasst.convert.sources import Checkpoint
 
 
 def available() -> tuple[bool, str]:
