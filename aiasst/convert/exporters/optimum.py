@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from aiasst.convert import attention, operators, shapes, tidy, watching
+from aiasst.convert.tracing import attention, operators, shapes, tidy, watching
 from aiasst.errors import ExportError
 from aiasst.progress import Progress, ProgressFn, silent
 

@@ -20,8 +20,8 @@ import numpy as np
 import onnx_ir as ir
 
 from aiasst.artifacts import signature
-from aiasst.convert import operators, rotary
 from aiasst.convert.finish.graph import Builder, add_weight, remove_unused, replace_uses
+from aiasst.convert.tracing import operators, rotary
 from aiasst.errors import ExportError
 from aiasst.progress import Progress, ProgressFn, silent
 

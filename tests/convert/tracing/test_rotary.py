@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiasst.convert import rotary
 from aiasst.convert.finish.graph import Builder, add_weight
+from aiasst.convert.tracing import rotary
 
 HEADS, SIZE = 3, 8
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from aiasst.convert import tidy
 from aiasst.convert.finish.graph import Builder, add_weight
+from aiasst.convert.tracing import tidy
 
 RNG = np.random.default_rng(0)
 

@@ -7,9 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from aiasst.artifacts import signature
-from aiasst.convert import attention
-from aiasst.convert.attention import LayerAttention, Positions
 from aiasst.convert.finish.graph import Builder, add_weight
+from aiasst.convert.tracing import attention
+from aiasst.convert.tracing.attention import LayerAttention, Positions
 from aiasst.errors import ExportError
 
 LAYER = LayerAttention(heads=2, kv_heads=1, head_dim=4, scale=0.5, softcap=30.0, window=7)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from aiasst.convert import operators
+from aiasst.convert.tracing import operators
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from aiasst.convert.attention import MARKER, MARKER_DOMAIN, LayerAttention
+from aiasst.convert.tracing.attention import MARKER, MARKER_DOMAIN, LayerAttention
 
 _Size = int | ir.SymbolicDim
 # The output has the shape of the first input.

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from aiasst.convert import attention, operators
 from aiasst.convert.architecture import load_config
-from aiasst.convert.attention import LayerAttention, Positions
+from aiasst.convert.tracing import attention, operators
+from aiasst.convert.tracing.attention import LayerAttention, Positions
 from aiasst.errors import ExportError
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _quiet() -> Iterator[None]:
 
 def _load(checkpoint: Checkpoint, task: str) -> Any:
     """The torch model in float32 with our attention. Raises ExportError where the checkpoint lacks weights of it."""
-    from aiasst.convert import modules
+    from aiasst.convert.tracing import modules
 
     try:
         model, info = _from_pretrained(checkpoint, task, _IMPLEMENTATION)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from aiasst.convert import operators, shapes
-from aiasst.convert.attention import LayerAttention
 from aiasst.convert.finish.graph import Builder
+from aiasst.convert.tracing import operators, shapes
+from aiasst.convert.tracing.attention import LayerAttention
 
 
 def graph_with(axes: list[int | None], numbers: list[int], sizes: list[str | int]) -> tuple[ir.Graph, ir.Value]:

@@ -9,7 +9,7 @@ import torch
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from aiasst.convert import modules
+from aiasst.convert.tracing import modules
 
 
 class GainRMSNorm(torch.nn.Module):
