@@ -171,6 +171,7 @@ def _first_that_works(job: _Job, candidates: Sequence[str]) -> ModelFolder:
 def _write(job: _Job, name: str) -> ModelFolder:
     """Export, finish, save, verify and describe with exporter `name`; the folder appears when all of it went well."""
     from aiasst.convert import exporters, verify, weight_table
+    from aiasst.convert.tokenizer_files import ensure_tokenizer
 
     model = exporters.load(name).export(job.checkpoint, job.task, job.progress)
     finished = _finish(job, model)
@@ -185,6 +186,7 @@ def _write(job: _Job, name: str) -> ModelFolder:
         else:
             proof = verify.encoder(job.checkpoint, graph, job.task, job.architecture, job.tolerance, job.progress)
         copy_travelling_files(job.checkpoint.path, staging)
+        ensure_tokenizer(job.checkpoint.path, staging, job.progress)
         manifest = Manifest(
             schema_version=MANIFEST_VERSION,
             aiasst_version=aiasst.__version__,

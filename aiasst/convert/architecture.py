@@ -108,6 +108,21 @@ def _number(config: Any, name: str) -> int:
     return value
 
 
+# Their first token stands at position pad_token_id + 1 of the table of positions (fairseq's habit).
+_POSITIONS_AFTER_PADDING = frozenset(
+    {
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "camembert",
+        "roberta-prelayernorm",
+        "data2vec-text",
+        "mpnet",
+        "longformer",
+    }
+)
+
+
 def _context_length(config: Any) -> int:
     """Positions the graph is right for.
 
@@ -115,6 +130,8 @@ def _context_length(config: Any) -> int:
     are in the cache by then would be of the other kind. So the original length is the limit.
     """
     context = _number(config, "max_position_embeddings")
+    if config.model_type in _POSITIONS_AFTER_PADDING:
+        return context - (getattr(config, "pad_token_id", None) or 0) - 1
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         original = rope.get("original_max_position_embeddings") or getattr(

@@ -89,3 +89,8 @@ def test_an_unknown_type_gets_its_neighbours_and_a_known_one_other_advice() -> N
     assert "'qwenn3' for text-generation; mobius does not know it" in unknown.message
     assert "qwen3" in unknown.hint
     assert "--task" in nobody_exports("bert", "text-generation").hint
+
+
+def test_positions_that_begin_after_the_padding_are_fewer(tmp_path: Path) -> None:
+    found = read_architecture(checkpoint(tmp_path, "roberta", max_position_embeddings=514, pad_token_id=1))
+    assert found.context_length == 512
