@@ -16,14 +16,14 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from aiasst.version import __version__
+
 if TYPE_CHECKING:
     from aiasst.artifacts.model_folder import ModelFolder
     from aiasst.convert import convert
     from aiasst.profile import profile
     from aiasst.quantize import QuantConfig, quantize
     from aiasst.run import load
-
-__version__ = "0.1.0"
 
 __all__ = ["ModelFolder", "QuantConfig", "__version__", "convert", "load", "profile", "quantize"]
 

@@ -307,8 +307,23 @@ def _put_in_place(staging: Path, destination: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+_REMEDY = "free some space, or choose another disk with -o"
+
+
+def require_free_disk(destination: Path, needed: int, remedy: str = _REMEDY) -> None:
+    """Raise ResourceError where the disk that `destination` will lie on has less than `needed` bytes free."""
+    place = next(path for path in (destination, *destination.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise ResourceError(f"{destination} needs {_megabytes(needed)} of disk, {_megabytes(free)} are free", remedy)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
+
+
 @contextmanager
-def disk_errors(destination: Path, remedy: str = "free some space, or choose another disk with -o") -> Iterator[None]:
+def disk_errors(destination: Path, remedy: str = _REMEDY) -> Iterator[None]:
     """Turn 'no space left' and 'read-only' into a ResourceError that names the place."""
     try:
         yield

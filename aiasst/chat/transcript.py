@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from aiasst import __version__
 from aiasst.artifacts.document import Document, read_json, write_text_atomically
 from aiasst.chat.conversation import Conversation, Turn
 from aiasst.errors import ArtifactError, PromptError, ResourceError
+from aiasst.version import __version__
 
 TRANSCRIPT_VERSION: Literal[1] = 1
 

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from aiasst import __version__
 from aiasst.cli import chat, convert, inspect, output, profile, quantize, run
 from aiasst.errors import AiasstError
+from aiasst.version import __version__
 
 app = typer.Typer(
     name="aiasst",

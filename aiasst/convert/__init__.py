@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import aiasst
 from aiasst.artifacts.model_folder import (
     GRAPH_NAME,
     MANIFEST_VERSION,
@@ -30,6 +29,7 @@ from aiasst.artifacts.model_folder import (
 )
 from aiasst.errors import ExportError, MissingExtraError, UsageError
 from aiasst.progress import Progress, ProgressFn, silent
+from aiasst.version import __version__
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -189,7 +189,7 @@ def _write(job: _Job, name: str) -> ModelFolder:
         ensure_tokenizer(job.checkpoint.path, staging, job.progress)
         manifest = Manifest(
             schema_version=MANIFEST_VERSION,
-            aiasst_version=aiasst.__version__,
+            aiasst_version=__version__,
             task=job.task,
             exporter=name,
             source=job.checkpoint.source,

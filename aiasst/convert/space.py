@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 
+from aiasst.artifacts.model_folder import require_free_disk
 from aiasst.convert.sources.safetensors_file import read_header
-from aiasst.errors import ResourceError
 
 _FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 MARGIN = 64 * 1024 * 1024
@@ -30,16 +29,4 @@ def require(destination: Path, size: int) -> None:
     Raises:
         ResourceError: it has not.
     """
-    place = destination.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < size + MARGIN:
-        raise ResourceError(
-            f"the converted model needs about {_gigabytes(size + MARGIN)}, the disk of {place} has {_gigabytes(free)} free",
-            "free some space, or choose another disk with -o",
-        )
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
+    require_free_disk(destination, size + MARGIN)

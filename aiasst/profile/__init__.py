@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from aiasst import __version__
 from aiasst.artifacts.device import Costs, DeviceConfig
 from aiasst.artifacts.model_folder import Manifest, ModelFolder
 from aiasst.errors import ArtifactError
@@ -24,6 +23,7 @@ from aiasst.profile.decide import ModelNeeds, decide
 from aiasst.profile.hardware import read_hardware
 from aiasst.profile.host import Host, this_host
 from aiasst.progress import Progress, ProgressFn, silent
+from aiasst.version import __version__
 
 __all__ = ["check_machine", "needs_of", "profile", "quick_config"]
 

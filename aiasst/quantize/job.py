@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
-from aiasst import __version__
 from aiasst.artifacts.model_folder import (
     GRAPH_NAME,
     WEIGHTS_NAME,
@@ -20,11 +18,12 @@ from aiasst.artifacts.model_folder import (
     copy_travelling_files,
     record_files,
     refuse_existing,
+    require_free_disk,
     staged_folder,
     write_manifest,
 )
 from aiasst.artifacts.recipe import Recipe
-from aiasst.errors import ArtifactError, ResourceError
+from aiasst.errors import ArtifactError
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import algorithms
 from aiasst.quantize.check import check_runs
@@ -34,6 +33,7 @@ from aiasst.quantize.rewrite import rewrite
 from aiasst.quantize.samples import Samples, load_samples
 from aiasst.quantize.source import QuantizeSource, open_source
 from aiasst.quantize.weights_file import WeightsFile
+from aiasst.version import __version__
 
 # Besides the weights: the graph, the manifest, tokenizer files.
 _SPARE_BYTES = 32 << 20
@@ -71,7 +71,7 @@ class Job:
         if self.source.graph_path.resolve().is_relative_to(destination.resolve()):
             raise ArtifactError(f"{destination} holds the source itself", "choose another destination with -o")
         refuse_existing(destination, force=force)
-        _refuse_small_disk(destination, self.plan)
+        require_free_disk(destination, self.plan.bytes_after + _SPARE_BYTES)
         with staged_folder(destination, force=force) as staging:
             self._fill(staging, progress)
         return ModelFolder.open(destination)
@@ -170,13 +170,3 @@ def _share(row: Weight, planned: dict[str, Weight]) -> Weight:
     if row.shared_with is None or row.shared_with not in planned:
         return row
     return row.model_copy(update={"format": planned[row.shared_with].format})
-
-
-def _refuse_small_disk(destination: Path, plan: Plan) -> None:
-    place = next(parent for parent in (destination, *destination.absolute().parents) if parent.exists())
-    free, needed = shutil.disk_usage(place).free, plan.bytes_after + _SPARE_BYTES
-    if free < needed:
-        raise ResourceError(
-            f"{destination} needs {needed / 1e6:.0f} MB of disk and {free / 1e6:.0f} MB are free",
-            "free some space, or choose another disk with -o",
-        )

@@ -11,11 +11,11 @@ import secrets
 from pathlib import Path
 from typing import Literal
 
-from aiasst import __version__
 from aiasst.artifacts.document import Document
 from aiasst.artifacts.model_folder import MANIFEST_NAME, ModelFolder, sha256_of
 from aiasst.engine.requests import Sampling
 from aiasst.errors import ArtifactError
+from aiasst.version import __version__
 
 _RESTART = "start over with --restart, or choose another answers file with -o"
 

@@ -140,7 +140,7 @@ def test_a_full_disk_is_found_before_the_work(
     program: Any, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("aiasst.convert.space.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     code, _, err = program("convert", llama, "-o", tmp_path / "deep" / "out", "-q")
     assert code == 1
     assert "free" in err

@@ -167,7 +167,7 @@ def test_a_small_disk_is_refused_before_the_work(
     story: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(job.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(ResourceError, match="MB of disk"):
         quantize(story, tmp_path / "out", recipe="int8")
     assert not list(tmp_path.iterdir())

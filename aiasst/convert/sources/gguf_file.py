@@ -8,18 +8,17 @@ model would not use, or a model with a weight that the file does not have, is re
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aiasst.artifacts.model_folder import disk_errors
+from aiasst.artifacts.model_folder import disk_errors, require_free_disk
 from aiasst.convert.sources import gguf_config, gguf_header, gguf_tokenizer, safetensors_file
 from aiasst.convert.sources.checkpoint_folder import SAFETENSORS
 from aiasst.convert.sources.safetensors_file import PlannedTensor
-from aiasst.errors import CheckpointError, MissingExtraError, ResourceError, UnsupportedModelError
+from aiasst.errors import CheckpointError, MissingExtraError, UnsupportedModelError
 from aiasst.progress import Progress, ProgressFn, silent
 
 REMEDY = "free some space, or point TMPDIR at another disk"
@@ -106,7 +105,7 @@ def _write_weights(file: Path, model: Any, destination: Path, progress: Progress
     shapes: dict[str, Sequence[int]] = {name: tensor.shape for name, tensor in model.state_dict().items()}
     origin = {names[name]: name for name in stored}
     planned = [PlannedTensor(name, "F32", tuple(shapes[name])) for name in origin]
-    _refuse_full_disk(sum(tensor.bytes for tensor in planned), destination)
+    require_free_disk(destination, sum(tensor.bytes for tensor in planned), REMEDY)
     done = 0
 
     def data(name: str) -> memoryview:
@@ -151,14 +150,6 @@ def _refuse_incomplete(file: Path, stored: Mapping[str, Any], names: Mapping[str
     missing = sorted(set(model.state_dict()) - tied - {names[name] for name in stored})
     if missing:
         raise CheckpointError(f"{file.name} lacks the weight '{missing[0]}'", safetensors_file.DAMAGED)
-
-
-def _refuse_full_disk(needed: int, destination: Path) -> None:
-    free = shutil.disk_usage(destination).free
-    if needed > free:
-        raise ResourceError(
-            f"unpacking takes {needed / 1e9:.1f} GB in {destination.parent}, where {free / 1e9:.1f} GB are free", REMEDY
-        )
 
 
 def _write_config(model: Any, destination: Path, end_of_turn: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 import transformers
 from safetensors.numpy import load_file
 
-from aiasst.convert.sources import gguf_config, gguf_file, resolve
+from aiasst.convert.sources import gguf_config, resolve
 from aiasst.errors import AiasstError, CheckpointError, ResourceError, UnsupportedModelError
 from aiasst.tokenizer import Tokenizer
 from tests.convert.sources import gguf_writer
@@ -259,8 +260,8 @@ def test_too_little_disk_is_said_before_anything_is_written(
 ) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(sound)
-    usage = gguf_file.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(gguf_file.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(ResourceError) as caught, resolve(str(path)):
         pass
     assert "TMPDIR" in caught.value.hint
