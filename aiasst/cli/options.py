@@ -56,7 +56,7 @@ RepetitionPenalty = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", metavar="N", help="The same seed gives the same answers.", rich_help_panel=_SAMPLING),
+    typer.Option("--seed", metavar="N", help="Fixes the draws: same seed and same company of rows, same answers.", rich_help_panel=_SAMPLING),
 ]
 Stop = Annotated[
     list[str] | None,

@@ -79,6 +79,8 @@ def _show_result(folder: ModelFolder, *, json: bool, quiet: bool) -> None:
     elif not quiet:
         size = output.human_bytes(folder.weight_bytes)
         output.data(f"{folder.path}: {size}, {facts.bits_per_weight:.2f} bits per weight ({facts.recipe})")
+        if folder.manifest.task == "text-generation":
+            output.note(f"next: aiasst chat {output.plain(folder.path)}")
 
 
 def _show_plan(plan: Plan, *, json: bool) -> None:
