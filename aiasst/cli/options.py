@@ -56,7 +56,12 @@ RepetitionPenalty = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", metavar="N", help="Fixes the draws: same seed and same company of rows, same answers.", rich_help_panel=_SAMPLING),
+    typer.Option(
+        "--seed",
+        metavar="N",
+        help="Fixes the draws: same seed and same company of rows, same answers.",
+        rich_help_panel=_SAMPLING,
+    ),
 ]
 Stop = Annotated[
     list[str] | None,

@@ -38,6 +38,9 @@ _DTYPES: dict[str, type[np.generic]] = {
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
+# Builds of ONNX Runtime for Windows report events to their vendor unless told not to; on other systems this does nothing.
+ort.disable_telemetry_events()
+
 _MAX_BINDINGS = 64
 """Prepared bindings that are kept: one a row for prefill and one a number of active rows, for up to 32 rows."""
 
