@@ -29,6 +29,7 @@ from aiasst.convert.architecture import Architecture
 from aiasst.errors import ArtifactError, VerificationError
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.runtime.session import GraphSession
+from aiasst.runtime.settings import SessionSettings
 from aiasst.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ SHORTEST, LONGEST = 256, 1152
 BEYOND_WINDOW = 64
 MOST_LOGITS = 48_000_000
 """Positions x vocabulary that are kept for comparison (192 MB); the last positions where it is less than all."""
+_ONCE = SessionSettings(prepack=False)
+"""The graph runs a few times: its weights stay memory-mapped, and a second copy of them is not made."""
 SINGLE_STEPS = 4
 """Tokens at the end that are decoded one by one."""
 
@@ -77,7 +80,7 @@ def decoder(
     expected = reference.decoder_logits(checkpoint, sample.ids, keep)
     progress(Progress("verify", 1, 2, "converted model"))
     with _must_run():
-        found = cached_logits(GraphSession.open(graph), shape, sample.ids, keep)
+        found = cached_logits(GraphSession.open(graph, _ONCE), shape, sample.ids, keep)
     progress(Progress("verify", 2, 2, f"{len(sample.ids)} tokens"))
     agreement = float(np.mean(expected.argmax(-1) == found.argmax(-1)))
     return _judge(sample, len(sample.ids), expected, found, agreement, tolerance)
@@ -103,7 +106,7 @@ def encoder(
     progress(Progress("verify", 1, 2, "converted model"))
     feeds = {signature.INPUT_IDS: ids, signature.ATTENTION_MASK: mask, signature.TOKEN_TYPE_IDS: np.zeros_like(ids)}
     with _must_run():
-        session = GraphSession.open(graph)
+        session = GraphSession.open(graph, _ONCE)
         found = session.run({name: feeds[name] for name in session.input_names}, session.output_names[:1])[0]
     progress(Progress("verify", 2, 2, f"{int(mask.sum())} tokens"))
     if expected.ndim == 3:

@@ -23,6 +23,10 @@ def test_threads_and_pinning() -> None:
     assert thread_affinities(4, (0, 1)) == "2;1;2"
 
 
+def test_prepacking_is_left_out_where_asked() -> None:
+    assert entry(SessionSettings(prepack=False), "session.disable_prepacking") == "1"
+
+
 def test_prepacking_stays_on() -> None:
     with pytest.raises(RuntimeError):
         entry(SessionSettings(), "session.disable_prepacking")
