@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from aiasst.artifacts.device import Costs, DeviceConfig
+from aiasst.artifacts.device import Costs, DeviceConfig, Hardware
 from aiasst.artifacts.model_folder import Manifest, ModelFolder
 from aiasst.errors import ArtifactError
 from aiasst.profile.decide import ModelNeeds, decide
@@ -48,7 +48,18 @@ def profile(
         from aiasst.profile.measure import measure_costs
 
         costs = measure_costs(hardware, lambda found: decide(hardware, found).threads.value, progress=progress)
-    needs = None if model is None else needs_of(model)
+    return _config(hardware, costs, model)
+
+
+def quick_config(folder: ModelFolder | None = None, *, host: Host | None = None) -> DeviceConfig:
+    """What run and chat obey without a device config: decided from what the system tells at once, in milliseconds."""
+    hardware = read_hardware(host or this_host(), thorough=False)
+    return _config(hardware, Costs(), folder)
+
+
+def _config(hardware: Hardware, costs: Costs, folder: ModelFolder | None) -> DeviceConfig:
+    """The document of what was found, with what follows from it; written now, by this version."""
+    needs = None if folder is None else needs_of(folder)
     return DeviceConfig(
         aiasst_version=__version__,
         onnxruntime_version=version("onnxruntime"),
@@ -57,21 +68,6 @@ def profile(
         hardware=hardware,
         costs=costs,
         decisions=decide(hardware, costs, needs),
-    )
-
-
-def quick_config(folder: ModelFolder | None = None, *, host: Host | None = None) -> DeviceConfig:
-    """What run and chat obey without a device config: decided from what the system tells at once, in milliseconds."""
-    hardware = read_hardware(host or this_host(), thorough=False)
-    needs = None if folder is None else needs_of(folder)
-    return DeviceConfig(
-        aiasst_version=__version__,
-        onnxruntime_version=version("onnxruntime"),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=None if needs is None else needs.name,
-        hardware=hardware,
-        costs=Costs(),
-        decisions=decide(hardware, needs=needs),
     )
 
 

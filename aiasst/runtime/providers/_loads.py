@@ -9,9 +9,9 @@ import onnxruntime as ort
 
 from aiasst.errors import AiasstError
 from aiasst.runtime.foreign import translated
+from aiasst.runtime.onnx_writer import Node, Value, model_bytes
 
 _SILENT = 4
-_FLOAT = 1
 
 
 def loads(name: str, options: Mapping[str, str], package: str) -> tuple[bool, str]:
@@ -32,28 +32,6 @@ def loads(name: str, options: Mapping[str, str], package: str) -> tuple[bool, st
 
 
 def tiny_graph() -> bytes:
-    """An ONNX model y = x + x over float32 [1], written by hand because the runtime installation has no `onnx` package."""
-    node = _text(1, "x") + _text(1, "x") + _text(2, "y") + _text(4, "Add")
-    graph = _field(1, node) + _text(2, "g") + _field(11, _value("x")) + _field(12, _value("y"))
-    opset = _number(2, 17)
-    return _number(1, 8) + _field(7, graph) + _field(8, opset)
-
-
-# Protocol Buffers wire format: a key byte (field number << 3 | wire type), then a varint (0) or a length and bytes (2).
-# Every number and length here is below 128, so that one byte holds it.
-def _number(field: int, value: int) -> bytes:
-    return bytes([field << 3, value])
-
-
-def _field(field: int, payload: bytes) -> bytes:
-    return bytes([field << 3 | 2, len(payload)]) + payload
-
-
-def _text(field: int, value: str) -> bytes:
-    return _field(field, value.encode())
-
-
-def _value(name: str) -> bytes:
-    shape = _field(1, _number(1, 1))
-    tensor = _number(1, _FLOAT) + _field(2, shape)
-    return _text(1, name) + _field(2, _field(1, tensor))
+    """An ONNX model y = x + x over float32 [1]."""
+    ends = [Value(name, np.float32, [1]) for name in ("x", "y")]
+    return model_bytes([Node("Add", ["x", "x"], ["y"])], ends[:1], ends[1:], {}, {"": 17})
