@@ -117,7 +117,7 @@ class Job:
         if self.samples is None:
             return None
         sequences, length = self.samples.ids.shape
-        used = self.algorithm.NEEDS_STATISTICS
+        used = self.algorithm.NEEDS != "nothing"
         return Calibration(name=self.samples.name, sequences=sequences, tokens=sequences * length, used=used)
 
 

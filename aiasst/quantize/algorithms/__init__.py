@@ -2,7 +2,9 @@
 
 An algorithm is a module with these names:
 
-    NEEDS_STATISTICS: bool     whether it refuses to work without statistics of the inputs
+    NEEDS: what it must know of the inputs: "nothing", their "energy" or their whole "hessian"
+    EQUALIZES: bool     whether scales are folded into the norm before the products first
+    PROPAGATES: bool    whether its target makes up for the error of the layers before
     def quantize(weight: FloatMatrix, grid: Grid, statistics: InputStatistics | None = None) -> Quantized
 
 `weight` is float32 [N, K], possibly memory-mapped and transposed: read it in chunks, do not copy it whole.
@@ -13,7 +15,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,9 @@ import numpy.typing as npt
 from aiasst.errors import ArtifactError
 from aiasst.quantize.grid import Grid, Quantized
 from aiasst.quantize.matrix import FloatMatrix
+
+
+Need = Literal["nothing", "energy", "hessian"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,16 @@ class InputStatistics:
     """Tokens seen."""
     energy: npt.NDArray[np.float32]
     """Mean square of each input channel, float32 [K]."""
+    hessian: FloatMatrix | None = None
+    """Mean of x xT over the tokens, float32 [K, K]: half the second derivative of a row's squared output error."""
 
 
 class Algorithm(Protocol):
     """The agreed names of an algorithm's module."""
 
-    NEEDS_STATISTICS: bool
+    NEEDS: Need
+    EQUALIZES: bool
+    PROPAGATES: bool
 
     def quantize(self, weight: FloatMatrix, grid: Grid, statistics: InputStatistics | None = None) -> Quantized:
         """Bring float32 [N, K] onto `grid`."""

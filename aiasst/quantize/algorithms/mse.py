@@ -11,13 +11,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from aiasst.quantize.algorithms import InputStatistics
+from aiasst.quantize.algorithms import InputStatistics, Need
 from aiasst.quantize.algorithms.rtn import extreme_scales
 from aiasst.quantize.chunks import Blocks, quantize_in_chunks
 from aiasst.quantize.grid import Grid, Quantized, round_blocks
 from aiasst.quantize.matrix import ByteMatrix, FloatMatrix
 
-NEEDS_STATISTICS = False
+NEEDS: Need = "nothing"
+EQUALIZES = False
+PROPAGATES = False
 
 # Where the best multiple lies for trained weights: the fewer bits, the more clipping pays.
 _CANDIDATES: dict[int, npt.NDArray[np.float32]] = {

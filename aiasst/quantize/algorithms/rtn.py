@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aiasst.quantize.algorithms import InputStatistics
+from aiasst.quantize.algorithms import InputStatistics, Need
 from aiasst.quantize.chunks import Blocks, quantize_in_chunks
 from aiasst.quantize.grid import Grid, Quantized, round_blocks
 from aiasst.quantize.matrix import ByteMatrix, FloatMatrix
 
-NEEDS_STATISTICS = False
+NEEDS: Need = "nothing"
+EQUALIZES = False
+PROPAGATES = False
 
 
 def quantize(weight: FloatMatrix, grid: Grid, statistics: InputStatistics | None = None) -> Quantized:
