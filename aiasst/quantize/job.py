@@ -26,6 +26,7 @@ from aiasst.artifacts.recipe import Recipe
 from aiasst.errors import ArtifactError
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import algorithms
+from aiasst.quantize.calibrate.contents import PlainContents
 from aiasst.quantize.check import check_runs
 from aiasst.quantize.inventory import Inventory, take_inventory
 from aiasst.quantize.plan import Plan, PlannedWeight, make_plan
@@ -85,7 +86,14 @@ class Job:
         model = self.source.model
         others = other_rows(self.source, self.inventory)
         with WeightsFile(staging / WEIGHTS_NAME) as file:
-            rewrite(model.graph, self.inventory.found, self.plan, self.algorithm, file, progress=progress)
+            rewrite(
+                model.graph,
+                self.inventory.found,
+                self.plan,
+                PlainContents(self.plan, self.algorithm),
+                file,
+                progress=progress,
+            )
         ir.save(model, staging / GRAPH_NAME)
         progress(Progress("check", 0, 1, "running a few tokens"))
         check_runs(staging / GRAPH_NAME, self.source.graph_path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from aiasst.artifacts.model_folder import Weight
 from aiasst.artifacts.recipe import BLOCK_SIZES, FLOAT_ROLES, Recipe, WeightFormat
@@ -47,6 +48,16 @@ class Plan:
     """Bytes that are no parameters: rotary tables and other constants."""
     left_alone: tuple[LeftAlone, ...] = ()
     """What could not be considered at all."""
+    notes: tuple[str, ...] = ()
+    """What else there is to know before the work begins, a sentence each."""
+
+    def format_of(self, name: str) -> WeightFormat:
+        """The format planned for the weight `name`, which is one of `weights`."""
+        return self._formats[name]
+
+    @cached_property
+    def _formats(self) -> dict[str, WeightFormat]:
+        return {weight.matrix.name: weight.chosen for weight in self.weights}
 
     @property
     def bytes_before(self) -> int:
@@ -79,6 +90,7 @@ def make_plan(
     others: Mapping[str, Weight],
     table_bytes: int,
     left_alone: tuple[LeftAlone, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> Plan:
     """Choose a format for each of `matrices` of a model of `layers` layers.
 
@@ -93,6 +105,7 @@ def make_plan(
         other_bytes=sum(row.bytes for row in parameters),
         table_bytes=table_bytes + rotary_bytes,
         left_alone=left_alone,
+        notes=notes,
     )
 
 

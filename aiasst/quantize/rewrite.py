@@ -1,11 +1,11 @@
-"""A float graph → the planned graph: each weight is rounded, packed, written to the file, and its nodes are replaced.
+"""A float graph → the planned graph: each weight's new content is packed, written to the file, and its nodes are replaced.
 
 One weight at a time, so that peak memory is about one weight. Knows neither what a format computes nor how a weight is rounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,13 @@ from aiasst.artifacts.recipe import WeightFormat
 from aiasst.errors import ArtifactError
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import formats
-from aiasst.quantize.algorithms import Algorithm, InputStatistics
+from aiasst.quantize.calibrate.contents import Contents
 from aiasst.quantize.emit import Emitter, PackedWeight, stem_of
+from aiasst.quantize.grid import Quantized
 from aiasst.quantize.inventory import Found, Use
 from aiasst.quantize.matrix import FloatMatrix, Matrix
 from aiasst.quantize.plan import Plan
-from aiasst.quantize.weights_file import WeightsFile, read_matrix
+from aiasst.quantize.weights_file import WeightsFile
 
 STAGE = "quantize"
 # Smaller tensors stay in the graph: shape inference wants to see them.
@@ -29,7 +30,7 @@ _EXTERNAL_FROM_BYTES = 1024
 
 
 @dataclass(frozen=True)
-class _Target:
+class BiasTarget:
     """The node whose result the new product gives: the product itself, or the Add that was fused into it."""
 
     node: ir.Node
@@ -40,52 +41,40 @@ def rewrite(
     graph: ir.Graph,
     weights: Sequence[Found],
     plan: Plan,
-    algorithm: Algorithm,
+    contents: Contents,
     file: WeightsFile,
     *,
-    statistics: Mapping[str, InputStatistics] | None = None,
     progress: ProgressFn = silent,
 ) -> None:
     """Change `graph` in place: `weights` get the formats of `plan` (same order), and every large tensor moves to `file`.
 
-    `statistics` are those of the inputs of each product, by weight name, for algorithms that use them.
-
     Raises:
         ArtifactError: a weight holds numbers that are not finite.
     """
+    for name, vector in contents.vectors.items():
+        graph.initializers[name].const_value = ir.Tensor(vector, name=name)
     emit = Emitter(graph)
     total, done = sum(found.matrix.elements for found in weights), 0
     for found, planned in zip(weights, plan.weights, strict=True):
         progress(Progress(STAGE, done, total, f"{found.matrix.name} → {planned.chosen.label}"))
-        if planned.chosen.format != "fp32":
-            known = statistics.get(found.matrix.name) if statistics else None
-            _replace_weight(emit, graph, found, planned.chosen, algorithm, known, file)
+        content = contents.matrix(found)
+        if content is not None:
+            _replace_weight(emit, graph, found, planned.chosen, content, file)
         done += found.matrix.elements
+        del content
     _move_tensors(graph, file)
     progress(Progress(STAGE, total, total, f"{plan.bits_per_weight:.2f} bits per weight"))
 
 
-def pack_matrix(
-    matrix: Matrix,
-    weight: FloatMatrix,
-    spec: WeightFormat,
-    algorithm: Algorithm,
-    statistics: InputStatistics | None = None,
-) -> tuple[formats.Part, ...]:
-    """Round float32 [N, K] with `algorithm` where the format has a grid, and pack it.
+def pack_matrix(matrix: Matrix, content: Quantized | FloatMatrix, spec: WeightFormat) -> tuple[formats.Part, ...]:
+    """Pack what is on the grid of `spec`, or float32 [N, K] where that has none.
 
     Raises:
         ArtifactError: the weight holds numbers that are not finite.
     """
-    format_ = formats.load(spec.format)
-    grid = format_.grid(spec)
-    if grid is None:
-        _refuse_not_finite(weight, matrix)
-        return format_.pack(spec, matrix, weight)
-    quantized = algorithm.quantize(weight, grid, statistics)
     # The scales follow from the weights, and there are far fewer of them to look at.
-    _refuse_not_finite(quantized.scales, matrix)
-    return format_.pack(spec, matrix, quantized)
+    _refuse_not_finite(content.scales if isinstance(content, Quantized) else content, matrix)
+    return formats.load(spec.format).pack(spec, matrix, content)
 
 
 def _refuse_not_finite(numbers: FloatMatrix, matrix: Matrix) -> None:
@@ -100,13 +89,14 @@ def _replace_weight(
     graph: ir.Graph,
     found: Found,
     spec: WeightFormat,
-    algorithm: Algorithm,
-    statistics: InputStatistics | None,
+    content: Quantized | FloatMatrix,
     file: WeightsFile,
 ) -> None:
-    assert found.value.const_value is not None
-    stored = read_matrix(found.value.const_value)
-    parts = pack_matrix(found.matrix, found.matrix.as_rows(stored), spec, algorithm, statistics)
+    parts = pack_matrix(found.matrix, content, spec)
+    if spec.format == "fp32":
+        # Other numbers in the same place: no node changes.
+        found.value.const_value = file.write(found.matrix.name, parts[0].array)
+        return
     stem = stem_of(found.matrix.name)
     packed = PackedWeight(found.matrix, {p.suffix: file.write(stem + p.suffix, p.array) for p in parts}, graph)
     for use in found.uses:
@@ -128,28 +118,28 @@ def _replace_use(emit: Emitter, graph: ir.Graph, use: Use, spec: WeightFormat, p
         return
     x = node.inputs[0]
     assert x is not None
-    target = _fused_bias(node, packed.matrix.n) if format_.fuses_bias else _Target(node, None)
+    target = added_bias(node, packed.matrix.n) if format_.fuses_bias else BiasTarget(node, None)
     result = format_.product(emit, spec, packed, x, target.bias, name)
     if target.bias is None:
         result = _rest_of_gemm(emit, node, result, name)
     _swap(emit, graph, [node] if target.node is node else [target.node, node], result)
 
 
-def _fused_bias(node: ir.Node, n: int) -> _Target:
+def added_bias(node: ir.Node, n: int) -> BiasTarget:
     """The constant bias [N] that is added to the product `node`, with the node that adds it; none where there is none."""
     plain = _float(node, "alpha") == 1 and _float(node, "beta") == 1
     if not plain:
-        return _Target(node, None)
+        return BiasTarget(node, None)
     if node.op_type == "Gemm":
         bias = node.inputs[2] if len(node.inputs) > 2 else None
-        return _Target(node, bias if bias is not None and _is_bias(bias, n) else None)
+        return BiasTarget(node, bias if bias is not None and _is_bias(bias, n) else None)
     product = node.outputs[0]
     readers = tuple(product.uses())
     if len(readers) != 1 or product.is_graph_output() or readers[0].node.op_type != "Add":
-        return _Target(node, None)
+        return BiasTarget(node, None)
     add = readers[0].node
     other = add.inputs[1 - readers[0].idx]
-    return _Target(add, other) if other is not None and _is_bias(other, n) else _Target(node, None)
+    return BiasTarget(add, other) if other is not None and _is_bias(other, n) else BiasTarget(node, None)
 
 
 def _is_bias(value: ir.Value, n: int) -> bool:
