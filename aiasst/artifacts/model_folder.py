@@ -114,9 +114,13 @@ class Calibration(Document):
     """Token sequences that were given for calibration."""
 
     name: str
-    """File name as the user gave it (no absolute path)."""
+    """File name as the user gave it (no absolute path), or that of our own texts."""
     sequences: int
     tokens: int
+    seed: int = 0
+    """Of the choice of passages."""
+    sha256: str = ""
+    """Hash over the token ids: the same ids give the same weights."""
     used: bool
     """Whether the algorithm looked at them; round-to-nearest does not."""
 
@@ -126,6 +130,7 @@ class Quantization(Document):
 
     recipe: str
     algorithm: str
+    """The one that was used: where a model could not be calibrated, not the recipe's."""
     calibration: Calibration | None = None
     bits_per_weight: float
     """All included: packed values, scales, zero points, padding, embeddings, head and what stayed in floating point.

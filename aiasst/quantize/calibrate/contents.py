@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from aiasst.artifacts.recipe import WeightFormat
 from aiasst.quantize import formats
 from aiasst.quantize.algorithms import Algorithm, InputStatistics
+from aiasst.quantize.calibrate.state import WorkState
 from aiasst.quantize.grid import Quantized
 from aiasst.quantize.inventory import Found
 from aiasst.quantize.matrix import FloatMatrix
@@ -54,6 +56,25 @@ class PlainContents:
         if spec.format == "fp32":
             return None
         return round_weight(weight_rows(found), spec, self.algorithm, self.statistics.get(found.matrix.name))
+
+
+@dataclass(frozen=True)
+class FinishedContents:
+    """Weights that a calibration has rounded; those it had no inputs for are rounded by themselves."""
+
+    finished: WorkState
+    others: PlainContents
+
+    @cached_property
+    def vectors(self) -> Mapping[str, FloatVector]:
+        """See `Contents`."""
+        return self.finished.vectors()
+
+    def matrix(self, found: Found) -> Quantized | FloatMatrix | None:
+        """See `Contents`."""
+        if self.finished.holds(found.matrix.name):
+            return self.finished.matrix(found.matrix.name)
+        return self.others.matrix(found)
 
 
 def weight_rows(found: Found) -> FloatMatrix:

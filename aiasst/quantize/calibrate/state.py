@@ -3,7 +3,8 @@
     .NAME.calibrating/          beside the folder NAME that will be written
     ├── key.json                what the work depends on; another key begins anew
     ├── done/STEP.npz           the finished weights of a step, written whole or not at all
-    └── boundaries/…            activations between the steps (see `activations`)
+    ├── boundaries/…            activations between the steps (see `activations`)
+    └── mapped/…                what memory shall not hold
 
 A step counts as finished when its file has its name: everything the next step reads must be written before.
 """
@@ -14,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from aiasst.quantize.matrix import FloatMatrix
 
 FloatVector = npt.NDArray[np.float32]
 
-_KEY, _DONE, _BOUNDARIES = "key.json", "done", "boundaries"
+_KEY, _DONE, _BOUNDARIES, _MAPPED = "key.json", "done", "boundaries", "mapped"
 _INDEX = "index"
 
 
@@ -112,6 +113,18 @@ class WorkState:
                 return np.asarray(archive[f"{number}.float"])
             zeros = archive[f"{number}.zeros"] if f"{number}.zeros" in archive.files else None
             return Quantized(Grid(**entry["grid"]), archive[f"{number}.values"], archive[f"{number}.scales"], zeros)
+
+    def mapped(self, name: str, make: Callable[[], FloatMatrix]) -> FloatMatrix:
+        """What `make` gives, kept in a file and mapped from there: only what is read of it takes memory."""
+        file = self.folder / _MAPPED / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.npy"
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            partial = file.with_suffix(".partial")
+            with partial.open("wb") as target:
+                np.save(target, make())
+            partial.replace(file)
+        mapped: FloatMatrix = np.load(file, mmap_mode="r", allow_pickle=False)
+        return mapped
 
     def vectors(self) -> dict[str, FloatVector]:
         """All replaced vectors of all finished steps."""

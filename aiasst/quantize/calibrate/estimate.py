@@ -1,0 +1,189 @@
+"""What a calibration will take: memory, disk and time, from shapes alone, before any of the work. Knows no graph and no weights.
+
+Memory is the peak of the process's resident set, in which mapped pages of the weights count. Three phases are looked at: a
+session that runs a batch through a layer, the statistics of a group while it does, and the rounding of that group's weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aiasst.errors import BudgetRefused
+from aiasst.quantize.algorithms import Need
+from aiasst.quantize.calibrate.rounding import PIECE_ELEMENTS
+from aiasst.quantize.matrix import Matrix
+
+_FLOAT = 4
+# The interpreter, numpy, torch, ONNX Runtime and a tokenizer, after their first use.
+_PROGRAM_BYTES = 480 << 20
+# What the allocators hold beyond what was asked of them.
+_SLACK = 1.15
+# The weights of a layer in a session: as they lie, and packed for the kernels.
+_SESSION_COPIES = 2
+# Matrices [K, K] beside the statistics: the product of one batch; copies that a factorization works on.
+_COLLECTING_COPIES, _ROUNDING_COPIES = 1, 4
+# Copies of a piece of a weight as it is rounded: as it lies, scaled, its target, the algorithm's own.
+_PIECE_COPIES = 12
+# How often a layer is run a chain: up to each of its groups, and to its end.
+_FLOAT_RUNS, _QUANTIZED_RUNS = 1.0, 2.5
+MOST_TOKENS = 4096
+"""Tokens of a batch: more make the products no faster."""
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """One layer in numbers."""
+
+    run: tuple[Matrix, ...]
+    """Weights of the products that a session runs."""
+    rounded: tuple[Matrix, ...]
+    """Weights that are rounded: the same, and a head, which no session has to run."""
+    lookups: tuple[Matrix, ...]
+    """Embeddings, of which a few rows are read."""
+    groups: tuple[int, ...]
+    """Width K of the input of each group that is calibrated."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that the estimate depends on."""
+
+    layers: tuple[LayerShape, ...]
+    sequences: int
+    length: int
+    hidden: int
+    """Width of what passes from layer to layer."""
+    heads: int
+    need: Need
+    compares: bool
+    """Whether the float chain's inputs are kept beside the quantized chain's."""
+    folder_bytes: int
+    """Size of the folder to write."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What it will take."""
+
+    memory: int
+    """Bytes at the peak."""
+    disk: int
+    """Bytes at the peak, the new folder included."""
+    seconds: float
+    sequences_at_once: int
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        minutes = self.seconds / 60
+        took = f"{minutes:.0f} min" if minutes >= 1 else f"{self.seconds:.0f} s"
+        return f"calibration: about {_gigabytes(self.memory)} of memory, {_gigabytes(self.disk)} of disk, {took}"
+
+
+def estimate(work: Work, max_ram: int | None = None) -> Estimate:
+    """What `work` takes with the largest batch that keeps it under `max_ram` bytes.
+
+    The batch depends on the arguments alone, since the order of sums, and with it the last bit of the result, depends on it.
+
+    Raises:
+        BudgetRefused: even one sequence at a time takes more.
+    """
+    batch = max(1, min(work.sequences, MOST_TOKENS // work.length))
+    while batch > 1 and max_ram is not None and memory(work, batch) > max_ram:
+        batch //= 2
+    needed = memory(work, batch)
+    if max_ram is not None and needed > max_ram:
+        raise BudgetRefused(
+            f"calibrating this model takes about {_gigabytes(needed)} of memory, {_gigabytes(max_ram)} are allowed",
+            f"allow {_gigabytes(needed)}, give a calibration file of shorter sequences than {work.length} tokens, or use "
+            "--algorithm mse, which looks at no text",
+        )
+    return Estimate(needed, disk(work), sum(operations(work)) / _operations_per_second(), batch)
+
+
+def memory(work: Work, batch: int) -> int:
+    """Bytes resident at the peak with `batch` sequences at once."""
+    peak = max(max(_running(work, layer, batch), _rounding(work, layer)) for layer in work.layers)
+    return _PROGRAM_BYTES + int(_SLACK * peak)
+
+
+def disk(work: Work) -> int:
+    """Bytes on disk at the peak: boundaries of both chains, the inputs of a layer's groups, finished weights, the new folder."""
+    tokens = work.sequences * work.length
+    boundaries = 2 * 2 * tokens * work.hidden * _FLOAT
+    staged = tokens * _FLOAT * max(sum(layer.groups) for layer in work.layers) if work.compares else 0
+    finished = sum(matrix.elements for layer in work.layers for matrix in (*layer.rounded, *layer.lookups))
+    looked_up = _FLOAT * sum(matrix.elements for layer in work.layers for matrix in layer.lookups)
+    return boundaries + staged + int(1.1 * finished) + looked_up + work.folder_bytes
+
+
+def operations(work: Work) -> list[float]:
+    """Floating-point operations of each layer: what its share of the time follows from."""
+    return [_operations(work, layer) for layer in work.layers]
+
+
+def _running(work: Work, layer: LayerShape, batch: int) -> float:
+    """A session of the layer with a batch in it, and the statistics it is run for."""
+    weights = _SESSION_COPIES * _FLOAT * sum(matrix.elements for matrix in layer.run)
+    # In the quantized chain the weights are arrays of their own, beside the mapped originals of those that are not rounded yet.
+    replaced = _FLOAT * sum(matrix.elements for matrix in layer.run)
+    tokens = batch * work.length
+    widths = sum(matrix.n + matrix.k for matrix in layer.run) + 4 * work.hidden
+    scores = work.heads * work.length * tokens if layer.groups else 0
+    activations = 2 * _FLOAT * (tokens * widths + scores)
+    return weights + replaced + activations + _statistics(work, layer, _COLLECTING_COPIES)
+
+
+def _rounding(work: Work, layer: LayerShape) -> float:
+    """The weights of one group on their way to the grid, with those of the layer that are done."""
+    done = _FLOAT * sum(matrix.elements for matrix in layer.run)
+    everything = (*layer.rounded, *layer.lookups)
+    largest = max((matrix.elements for matrix in everything), default=0)
+    piece = min(largest, PIECE_ELEMENTS) * _PIECE_COPIES * _FLOAT
+    return done + piece + 1.1 * largest + _statistics(work, layer, _ROUNDING_COPIES)
+
+
+def _statistics(work: Work, layer: LayerShape, copies: int) -> float:
+    if work.need != "hessian" or not layer.groups:
+        return 0
+    kept = 2 if work.compares else 1
+    return (kept + copies) * _FLOAT * max(layer.groups) ** 2
+
+
+def _operations(work: Work, layer: LayerShape) -> float:
+    tokens = work.sequences * work.length
+    runs = _QUANTIZED_RUNS + _FLOAT_RUNS
+    count = runs * 2 * tokens * sum(matrix.elements for matrix in layer.run)
+    if work.need == "hessian":
+        kept = 2 if work.compares else 1
+        count += sum(kept * 2 * tokens * k**2 + 4 * k**3 for k in layer.groups)
+        count += sum(4 * matrix.elements * matrix.k for matrix in layer.rounded)
+    # Reading, rounding and writing a number takes as long as some dozens of operations in a product.
+    return count + 200 * sum(matrix.elements for matrix in (*layer.rounded, *layer.lookups))
+
+
+def _operations_per_second() -> float:
+    """What a product of this machine makes, measured for a moment."""
+    size = 512
+    factor = np.ones((size, size), dtype=np.float32)
+    best = min(_timed(factor) for _ in range(4))
+    return 2 * size**3 / best
+
+
+def _timed(factor: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> float:
+    begin = time.perf_counter()
+    factor @ factor
+    return max(time.perf_counter() - begin, 1e-6)
+
+
+def total(values: Sequence[float]) -> float:
+    """Sum that is never zero, to divide by."""
+    return max(sum(values), 1.0)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"

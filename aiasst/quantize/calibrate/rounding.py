@@ -1,0 +1,170 @@
+"""The products that read one activation: statistics → scales, rounded weights, corrected biases. Knows no session and no file.
+
+In this order, each where the algorithm asks for it and the graph allows it:
+
+    scales    of the input channels, which fold into the norm before (corrections.equalization)
+    target    what the weights should be, seeing that their inputs differ from the float model's (corrections.target)
+    rounding  by the algorithm, on the grid of each weight's format
+    bias      shifted by the mean error that is left (corrections.bias)
+
+Large matrices go through in pieces of rows, since rounding never couples two rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from aiasst.artifacts.recipe import WeightFormat
+from aiasst.quantize import formats
+from aiasst.quantize.algorithms import Algorithm, InputStatistics
+from aiasst.quantize.calibrate import folding
+from aiasst.quantize.calibrate.contents import weight_rows
+from aiasst.quantize.corrections.bias import bias_shift
+from aiasst.quantize.corrections.equalization import channel_scales
+from aiasst.quantize.corrections.target import corrected_target
+from aiasst.quantize.grid import Grid, Quantized
+from aiasst.quantize.inventory import Found
+from aiasst.quantize.matrix import FloatMatrix, Matrix, copy_matrix
+
+FloatVector = npt.NDArray[np.float32]
+
+PIECE_ELEMENTS = 1 << 24
+"""Numbers of a weight that are worked on at once: 64 MB of float32, of which an algorithm makes a dozen copies."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A weight of the group."""
+
+    found: Found
+    spec: WeightFormat
+
+    @property
+    def grid(self) -> Grid | None:
+        """What it is rounded to."""
+        return formats.load(self.spec.format).grid(self.spec)
+
+
+@dataclass(frozen=True)
+class GroupStatistics:
+    """What was seen of the activation x [rows, K] in the quantized chain, and of x' of the same tokens in the float chain."""
+
+    rows: int
+    energy: FloatVector
+    """Mean of x^2, [K]."""
+    hessian: FloatMatrix | None = None
+    """Mean of x xT, [K, K]."""
+    cross: FloatMatrix | None = None
+    """Mean of x' xT, [K, K]."""
+    mean_float: FloatVector | None = None
+    """Mean of x', [K]."""
+    mean_quantized: FloatVector | None = None
+    """Mean of x, [K]."""
+
+    def divided(self, scales: FloatVector) -> GroupStatistics:
+        """The statistics of x / scales and x' / scales; large matrices are divided in place."""
+        for matrix in (self.hessian, self.cross):
+            if matrix is not None:
+                matrix /= scales
+                matrix /= scales[:, None]
+        return replace(
+            self,
+            energy=self.energy / scales**2,
+            mean_float=None if self.mean_float is None else self.mean_float / scales,
+            mean_quantized=None if self.mean_quantized is None else self.mean_quantized / scales,
+        )
+
+
+def find_scales(members: Sequence[Member], statistics: GroupStatistics) -> FloatVector:
+    """The scales [K] of the inputs of `members` that make rounding them easiest."""
+    weights = [weight_rows(member.found) for member in members]
+    grids = [member.grid for member in members]
+    return channel_scales(statistics.energy, weights, grids, statistics.hessian)
+
+
+def round_member(
+    member: Member, statistics: GroupStatistics | None, scales: FloatVector | None, algorithm: Algorithm
+) -> Quantized | FloatMatrix:
+    """The weight with folded `scales`, on its grid, or float32 [N, K] where that has none.
+
+    `statistics` are those of the inputs divided by `scales`; None where nothing was seen of them.
+    """
+    grid = member.grid
+    if grid is None:
+        return _folded(weight_rows(member.found), scales)
+    known = None if statistics is None else InputStatistics(statistics.rows, statistics.energy, statistics.hessian)
+    pieces: list[Quantized] = []
+    for rows in pieces_of(member.found.matrix):
+        # Mapped anew for each piece, so that the pages of the one before are let go.
+        target = _folded(weight_rows(member.found)[rows], scales)
+        if algorithm.PROPAGATES and statistics is not None:
+            assert statistics.hessian is not None and statistics.cross is not None
+            target = corrected_target(target, statistics.hessian, statistics.cross)
+        pieces.append(algorithm.quantize(target, grid, known))
+    return _joined(pieces)
+
+
+def stored_weight(
+    matrix: Matrix, content: Quantized | FloatMatrix, scales: FloatVector | None, spec: WeightFormat
+) -> FloatMatrix:
+    """What the rounded weight comes to with scales unfolded, float32 and laid out as in the source: it can take its place."""
+    stored = np.empty(matrix.stored_shape, dtype=np.float32)
+    for rows in pieces_of(matrix):
+        piece = weights_of(content, rows, spec)
+        if scales is not None:
+            piece = folding.divide_columns(piece, scales)
+        if matrix.rows_first:
+            stored[rows] = piece
+        else:
+            copy_matrix(piece.T, stored[:, rows])
+    return stored
+
+
+def weights_of(content: Quantized | FloatMatrix, rows: slice, spec: WeightFormat) -> FloatMatrix:
+    """Some rows of what the operators will compute with, float32 [rows, K]."""
+    if not isinstance(content, Quantized):
+        piece = content[rows]
+        return piece.astype(np.float16).astype(np.float32) if spec.format == "fp16" else piece
+    zeros = None if content.zero_points is None else content.zero_points[rows]
+    return Quantized(content.grid, content.values[rows], content.scales[rows], zeros).dequantize()
+
+
+def corrected_bias(
+    bias: FloatVector, matrix: Matrix, weight: FloatMatrix, stored: FloatMatrix, statistics: GroupStatistics
+) -> FloatVector:
+    """The bias [N] that makes up for the mean error of the product.
+
+    `weight` is the original [N, K] and `stored` what takes its place; `statistics` are of the inputs without scales.
+    """
+    assert statistics.mean_float is not None and statistics.mean_quantized is not None
+    shifted = bias.copy()
+    for rows in pieces_of(matrix):
+        rounded = matrix.as_rows(stored)[rows]
+        shifted[rows] += bias_shift(weight[rows], rounded, statistics.mean_float, statistics.mean_quantized)
+    return shifted
+
+
+def pieces_of(matrix: Matrix) -> Iterator[slice]:
+    """Consecutive rows that are worked on at once."""
+    step = max(1, PIECE_ELEMENTS // matrix.k)
+    return (slice(start, min(start + step, matrix.n)) for start in range(0, matrix.n, step))
+
+
+def _folded(rows: FloatMatrix, scales: FloatVector | None) -> FloatMatrix:
+    return rows if scales is None else folding.multiply_columns(rows, scales)
+
+
+def _joined(pieces: Sequence[Quantized]) -> Quantized:
+    if len(pieces) == 1:
+        return pieces[0]
+    zeros = [piece.zero_points for piece in pieces if piece.zero_points is not None]
+    return Quantized(
+        pieces[0].grid,
+        np.concatenate([piece.values for piece in pieces]),
+        np.concatenate([piece.scales for piece in pieces]),
+        np.concatenate(zeros) if zeros else None,
+    )
