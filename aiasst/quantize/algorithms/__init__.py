@@ -24,7 +24,6 @@ from aiasst.errors import ArtifactError
 from aiasst.quantize.grid import Grid, Quantized
 from aiasst.quantize.matrix import FloatMatrix
 
-
 Need = Literal["nothing", "energy", "hessian"]
 
 
