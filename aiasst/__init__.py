@@ -20,7 +20,7 @@ from aiasst.version import __version__
 
 if TYPE_CHECKING:
     from aiasst.artifacts.model_folder import ModelFolder
-    from aiasst.convert import convert
+    from aiasst.pipeline import convert
     from aiasst.profile import profile
     from aiasst.quantize import QuantConfig, quantize
     from aiasst.run import load
@@ -31,7 +31,7 @@ __all__ = ["ModelFolder", "QuantConfig", "__version__", "convert", "load", "prof
 _LAZY = {
     "ModelFolder": "aiasst.artifacts.model_folder",
     "QuantConfig": "aiasst.quantize",
-    "convert": "aiasst.convert",
+    "convert": "aiasst.pipeline",
     "load": "aiasst.run",
     "profile": "aiasst.profile",
     "quantize": "aiasst.quantize",
@@ -42,10 +42,10 @@ _STAGES = frozenset({"convert", "profile", "quantize"})
 
 
 class _Stage(ModuleType):
-    """The module of a stage, callable like the one public function that bears its name."""
+    """The module of a stage, callable like the public function that bears its name."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return getattr(self, self.__name__.rpartition(".")[2])(*arguments, **options)
+        return __getattr__(self.__name__.rpartition(".")[2])(*arguments, **options)
 
 
 class _Package(ModuleType):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from aiasst.artifacts.model_folder import ModelFolder
 
 EXAMPLES = """aiasst convert HuggingFaceTB/SmolLM2-135M-Instruct -o smollm
+
+aiasst convert Qwen/Qwen2.5-0.5B-Instruct-GPTQ-Int4 -o qwen
 
 aiasst convert path/to/checkpoint --exporter transformers"""
 
@@ -42,12 +45,18 @@ def command(
     tolerance: Annotated[
         float, typer.Option("--tolerance", min=0.0, help="Largest difference allowed, as a share of the largest logit.")
     ] = 1e-4,
+    dequantize: Annotated[
+        bool,
+        typer.Option(
+            "--dequantize", help="Of a quantized checkpoint (GPTQ, AWQ, …): float32 weights, not its integers."
+        ),
+    ] = False,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a checkpoint into a model folder (ONNX, float32) and prove that it computes the same."""
-    from aiasst.convert import convert
+    """Turn a checkpoint into a model folder (ONNX) and prove that it computes the same. Quantized ones keep their integers."""
+    from aiasst.pipeline import convert
 
     with output.progress(quiet=quiet) as progress:
         written = convert(
@@ -59,6 +68,7 @@ def command(
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
             tolerance=tolerance,
+            dequantize=dequantize,
             force=force,
             progress=progress,
         )
@@ -87,8 +97,21 @@ def _show(folder: ModelFolder) -> None:
     if proof is not None:
         rows.append(("largest difference", f"{proof.max_abs_diff:.2e} (allowed {proof.tolerance:.2e})"))
         rows.append(("same first choice", f"{proof.top1_agreement:.1%} of {proof.tokens} tokens: {proof.text}"))
+    if manifest.quantization is not None:
+        rows.append(
+            ("weights", f"{manifest.quantization.bits_per_weight:.2f} bits ({manifest.quantization.algorithm})")
+        )
+        rows.append(("formats", _formats(folder)))
     output.table(f"wrote {folder.path}", ["what", "value"], rows)
-    output.note(f"next: aiasst quantize {folder.path} --bits 4")
+    then = f"quantize {folder.path} --bits 4" if manifest.quantization is None else f"chat {folder.path}"
+    output.note(f"next: aiasst {then}")
+
+
+def _formats(folder: ModelFolder) -> str:
+    """How many matrices have which format."""
+    weights = folder.manifest.weights.values()
+    counts = Counter(weight.format for weight in weights if len(weight.shape) == 2 and weight.shared_with is None)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
 
 command.__name__ = "convert"

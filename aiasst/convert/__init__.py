@@ -1,6 +1,7 @@
 """Convert: a checkpoint becomes a model folder that computes the same. Knows the order of the steps, no step's inside.
 
 source          a folder, a hub id or a GGUF file → a local checkpoint
+imports/        a checkpoint that others quantized → float32, exactly, and the grids its weights lie on
 architecture    what its configuration says
 exporters/      the checkpoint → an ONNX graph
 finish/         whatever exporter made it → one form of graph
@@ -11,9 +12,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Protocol
 
 from aiasst.artifacts.model_folder import (
     GRAPH_NAME,
@@ -22,6 +24,7 @@ from aiasst.artifacts.model_folder import (
     Manifest,
     ModelFolder,
     copy_travelling_files,
+    disk_errors,
     record_files,
     refuse_existing,
     staged_folder,
@@ -39,11 +42,21 @@ if TYPE_CHECKING:
     from aiasst.convert.finish import Finished
     from aiasst.convert.sources import Checkpoint
 
-__all__ = ["DEFAULT_TOLERANCE", "convert", "default_output"]
+__all__ = ["DEFAULT_TOLERANCE", "Restore", "convert", "default_output"]
 
 DECODER_TASK = "text-generation"
 DEFAULT_TOLERANCE = 1e-4
 """Largest allowed difference, as a share of the largest absolute value the original answers; see verify."""
+
+
+class Restore(Protocol):
+    """Puts the integers of a quantized checkpoint back into its converted graph: `aiasst.quantize.imported.restore`."""
+
+    def __call__(
+        self, source: ModelFolder, grids: Path, output: Path, *, force: bool, progress: ProgressFn
+    ) -> ModelFolder:
+        """Write the folder `output` from the float folder `source` and the file of the grids (artifacts.grids)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -69,10 +82,14 @@ def convert(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     tolerance: float = DEFAULT_TOLERANCE,
+    restore: Restore | None = None,
     force: bool = False,
     progress: ProgressFn = silent,
 ) -> ModelFolder:
     """Turn a checkpoint into a model folder: ONNX in float32, verified against the original.
+
+    A checkpoint that is quantized already is dequantized exactly and verified so; with `restore` the folder that appears has
+    its integers, and without it the float32 weights that they stand for. (`aiasst.convert` is this with `restore`.)
 
     Args:
         model: A local Hugging Face folder, a hub id, or a GGUF file.
@@ -83,6 +100,7 @@ def convert(
         allow_pickle: Read .bin and .pt weights too (with weights_only).
         trust_remote_code: Let the repository's own Python run.
         tolerance: Largest difference allowed, as a share of the original's largest absolute answer.
+        restore: What becomes of a checkpoint that is quantized.
         force: Replace the output where it is a model folder.
         progress: Told of every stage.
 
@@ -117,7 +135,9 @@ def convert(
         architecture = read_architecture(checkpoint)
         space.require(destination, space.float32_bytes(checkpoint.path))
         job = _Job(checkpoint, architecture, chosen, destination, tolerance, force, progress)
-        return _first_that_works(job, usable)
+        if checkpoint.grids is None or restore is None:
+            return _first_that_works(job, usable)
+        return _restored(job, usable, checkpoint.grids, restore)
 
 
 def require_packages() -> None:
@@ -166,6 +186,16 @@ def _first_that_works(job: _Job, candidates: Sequence[str]) -> ModelFolder:
         raise last
     told = "; ".join(f"{name}: {error.message}" for name, error in failures.items())
     raise type(last)(f"no exporter made a graph that computes the same: {told}", last.hint)
+
+
+def _restored(job: _Job, candidates: Sequence[str], grids: Path, restore: Restore) -> ModelFolder:
+    """Convert into a folder beside the destination, which vanishes, and let `restore` write the destination from it."""
+    beside = job.destination.parent
+    with disk_errors(job.destination):
+        beside.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=beside, prefix=f".{job.destination.name}.", ignore_cleanup_errors=True) as name:
+            floats = _first_that_works(replace(job, destination=Path(name) / "float32"), candidates)
+            return restore(floats, grids, job.destination, force=job.force, progress=job.progress)
 
 
 def _write(job: _Job, name: str) -> ModelFolder:

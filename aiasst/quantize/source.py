@@ -77,7 +77,7 @@ def _from_folder(folder: ModelFolder) -> QuantizeSource:
     if manifest.quantization is not None:
         raise ArtifactError(
             f"{folder.path} is quantized already (recipe {manifest.quantization.recipe})",
-            "quantize the folder that `aiasst convert` wrote",
+            "quantize the float32 folder of `aiasst convert`; of a quantized checkpoint, with --dequantize",
         )
     return QuantizeSource(
         model=_load(folder.graph),

@@ -4,6 +4,7 @@ resolve(MODEL) ─┬─ folder ────────────────
                 ├─ hub id ── hub.download ── folder ─────┤── checked ── Checkpoint
                 └─ GGUF ──── gguf_file.unpack ── folder ─┘
 pickled weights, where they are allowed, become safetensors in a temporary folder (pickled.rewrite)
+quantized weights become float32, exactly, in a temporary folder, with a file of their grids beside them (imports.unpack)
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Checkpoint:
     source: Source
     trust_remote_code: bool = False
     """Whether the user lets Python code of the checkpoint run."""
+    grids: Path | None = None
+    """Where the checkpoint was quantized: the file of its grids (artifacts.grids); `path` holds the dequantized weights."""
 
 
 @contextmanager
@@ -127,6 +130,8 @@ def _from_folder(
     trust_remote_code: bool,
     progress: ProgressFn,
 ) -> Checkpoint:
+    from aiasst.convert import imports
+
     config = checkpoint_folder.read_config(folder)
     checkpoint_folder.refuse_custom_code(config, trust_remote_code=trust_remote_code)
     checkpoint_folder.refuse_leading_links(folder)
@@ -138,7 +143,14 @@ def _from_folder(
         folder = temporary
     sha256 = checkpoint_folder.sha256_of_all(weights, progress)
     source = Source(kind=kind, name=name, revision=revision, sha256=sha256)
-    return Checkpoint(folder, config, config["model_type"], source, trust_remote_code)
+    quantization = imports.find_quantization(folder, config)
+    if quantization is None:
+        return Checkpoint(folder, config, config["model_type"], source, trust_remote_code)
+    temporary = stack.enter_context(temporary_folder())
+    checkpoint_folder.copy_companions(folder, temporary)
+    grids = imports.unpack(checkpoint_folder.safetensors_files(folder), config, quantization, temporary, progress)
+    config = checkpoint_folder.read_config(temporary)
+    return Checkpoint(temporary, config, config["model_type"], source, trust_remote_code, grids)
 
 
 def _allowed_pickles(folder: Path, name: str, allow_pickle: bool) -> list[Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -214,6 +215,15 @@ def refuse_leading_links(folder: Path) -> None:
             raise CheckpointError(
                 f"{name} in {folder} is a link to {target}, outside the folder", "put the file itself there"
             )
+
+
+def copy_companions(folder: Path, destination: Path) -> None:
+    """Copy what `folder` has beside its weights into `destination`."""
+    # Python code is there only where the user asked for it; it was not fetched otherwise.
+    for name in [*COMPANIONS, *(path.name for path in folder.glob("*.py"))]:
+        if (folder / name).is_file():
+            (destination / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, destination / name)
 
 
 def _is_cache_blob(target: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiasst.artifacts.model_folder import disk_errors
 from aiasst.convert.sources import safetensors_file
-from aiasst.convert.sources.checkpoint_folder import COMPANIONS, SAFETENSORS, SAFETENSORS_INDEX
+from aiasst.convert.sources.checkpoint_folder import SAFETENSORS, SAFETENSORS_INDEX, copy_companions
 from aiasst.convert.sources.safetensors_file import PlannedTensor
 from aiasst.errors import CheckpointError, MissingExtraError
 from aiasst.progress import Progress, ProgressFn, silent
@@ -38,7 +37,7 @@ def rewrite(folder: Path, files: Sequence[Path], destination: Path, progress: Pr
         MissingExtraError: torch is not installed.
     """
     with disk_errors(destination, "free some space, or point TMPDIR at another disk"):
-        _copy_companions(folder, destination)
+        copy_companions(folder, destination)
         shards: dict[str, str] = {}
         for number, file in enumerate(files, start=1):
             progress(Progress("rewrite pickle", number - 1, len(files), file.name))
@@ -50,15 +49,6 @@ def rewrite(folder: Path, files: Sequence[Path], destination: Path, progress: Pr
         if len(files) > 1:
             index = json.dumps({"metadata": {}, "weight_map": shards}, indent=1)
             (destination / SAFETENSORS_INDEX).write_text(index, encoding="utf-8")
-
-
-def _copy_companions(folder: Path, destination: Path) -> None:
-    # Python code is there only where the user asked for it; it was not fetched otherwise.
-    names = [*COMPANIONS, *(p.name for p in folder.glob("*.py"))]
-    for name in names:
-        if (folder / name).is_file():
-            (destination / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, destination / name)
 
 
 def _load(file: Path) -> Mapping[str, torch.Tensor]:
