@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,13 @@ def read_matrix(tensor: ir.TensorProtocol) -> FloatMatrix:
     if isinstance(tensor, ir.ExternalTensor):
         return _mapped_bytes(tensor).view(np.float32).reshape(shape)
     return np.asarray(tensor.numpy(), dtype=np.float32)
+
+
+def read_array(tensor: ir.TensorProtocol) -> npt.NDArray[Any]:
+    """A tensor of any type that numpy has, memory-mapped where it lies in a file; see `read_matrix`."""
+    if isinstance(tensor, ir.ExternalTensor):
+        return _mapped_bytes(tensor).view(tensor.dtype.numpy()).reshape(tuple(int(d) for d in tensor.shape.numpy()))
+    return np.asarray(tensor.numpy())
 
 
 def _mapped_bytes(tensor: ir.ExternalTensor) -> npt.NDArray[np.uint8]:
