@@ -16,7 +16,7 @@ import numpy as np
 
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.artifacts.shipped import story_checkpoint
-from aiasst.evaluate.perplexity import compare
+from aiasst.evaluate.perplexity import DecoderScorer, compare
 from aiasst.runtime.session import DecoderSession, GraphSession
 from aiasst.tokenizer import Tokenizer
 from measure import aiasst, folder_bytes, machine, print_table
@@ -49,10 +49,10 @@ def bits(folder: ModelFolder) -> str:
 def decoder_rows(folders: dict[str, ModelFolder], text: str) -> list[tuple[str, ...]]:
     """One row a recipe: bytes, bits, perplexity, KL divergence and top-1 agreement with fp32."""
     ids = np.array(Tokenizer.load(folders["fp32"].path).encode(text), np.int64)
-    reference = DecoderSession.open(folders["fp32"])
+    reference = DecoderScorer(DecoderSession.open(folders["fp32"]))
     rows = []
     for name, folder in folders.items():
-        measured = compare(reference, DecoderSession.open(folder), ids, windows=80)
+        measured = compare(reference, DecoderScorer(DecoderSession.open(folder)), ids, windows=80)
         before, after = measured.reference.value, measured.other.value
         rows.append(
             (name, f"{folder_bytes(folder.path):,}", bits(folder), f"{after:.2f} ({after / before - 1:+.2%})",

@@ -5,7 +5,8 @@ every scored token has at least half a window before it. Logits come in pieces, 
 vocabulary, and two models are compared piece by piece without a file of logits between them.
 
 Perplexity is exp of the mean negative log-likelihood a token; the KL divergence is D(reference || other), in nats, of the
-distributions of the next token; top-1 agreement is the share of tokens for which both find the same one most likely.
+distributions of the next token; top-1 agreement is the share of tokens for which both find the same one most likely; the
+next-token accuracy is the share of tokens that a model itself found most likely before it saw them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ Ids = npt.NDArray[np.int64]
 WINDOW = 512
 PIECE = 64
 """Scored tokens whose logits are in memory at once."""
+_ELEMENTS = 1 << 21
+"""Logits that are worked on in float64 at once (16 MB an array)."""
 
 
 class Decoder(Protocol):
@@ -45,13 +48,55 @@ class Decoder(Protocol):
         """ids [rows, new] → logits [rows, vocabulary], or [rows, new, vocabulary] with `all_logits`."""
 
 
+class Scorer(Protocol):
+    """Whatever predicts the second half of a window: a session, or a model that is never in memory as a whole."""
+
+    def score(self, window: Ids) -> Iterator[tuple[Floats, Ids]]:
+        """Logits and what came next, over the second half of a window of int64 [T].
+
+        Yields, for pieces of `PIECE` tokens (the last may be shorter) that cover targets T // 2 … T - 1 in order:
+            logits float32 [piece, vocabulary], and the tokens that came next, int64 [piece].
+
+        Raises:
+            UsageError: the window is longer than the context.
+        """
+
+
+@dataclass(frozen=True)
+class DecoderScorer:
+    """A scorer that runs a session."""
+
+    session: Decoder
+
+    def score(self, window: Ids) -> Iterator[tuple[Floats, Ids]]:
+        """See `Scorer`. Raises UsageError: the window is longer than the context."""
+        session = self.session
+        if len(window) > session.context_length:
+            raise UsageError(
+                f"a window of {len(window)} tokens does not go into a context of {session.context_length}",
+                "choose a smaller window",
+            )
+        shape = (1, session.kv_heads, len(window), session.head_dim)
+        cache = [np.empty(shape, session.cache_dtype) for _ in range(2 * session.layers)]
+        begin = len(window) // 2 - 1  # its logits predict the first token of the second half
+        if begin > 0:
+            session.step(window[None, :begin], (begin,), cache)
+        for start in range(begin, len(window) - 1, PIECE):
+            end = min(start + PIECE, len(window) - 1)
+            logits = session.step(window[None, start:end], (end,), cache, all_logits=True)[0]
+            yield logits, window[start + 1 : end + 1]
+
+
 @dataclass(frozen=True)
 class Perplexity:
     """Of one model on one text."""
 
     value: float
     nats_per_token: float
+    accuracy: float
+    """Share of the scored tokens that the model found most likely."""
     tokens: int
+    """Scored: half of those that were read."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +107,41 @@ class Comparison:
     other: Perplexity
     mean_kl: float
     """Nats."""
+    kl_p999: float
+    """99.9th percentile over the scored tokens, in nats: what the model does to its worst tokens."""
     max_kl: float
     top1_agreement: float
 
+    @property
+    def tokens(self) -> int:
+        """Scored tokens."""
+        return self.reference.tokens
+
+    @property
+    def retained_percent(self) -> float | None:
+        """Next-token accuracy as a percentage of the reference's; None where the reference is never right."""
+        return 100 * self.other.accuracy / self.reference.accuracy if self.reference.accuracy else None
+
 
 def perplexity(
-    session: Decoder, ids: Ids, *, window: int = WINDOW, windows: int | None = None, progress: ProgressFn = silent
+    scorer: Scorer, ids: Ids, *, window: int = WINDOW, windows: int | None = None, progress: ProgressFn = silent
 ) -> Perplexity:
-    """Perplexity of `session` on `ids` int64 [tokens], over the first `windows` windows (None: all).
+    """Perplexity of a model on `ids` int64 [tokens], over the first `windows` windows (None: all).
 
     Raises:
         UsageError: the text is shorter than one window, or a window is longer than the context.
     """
-    losses: list[Doubles] = []
-    for piece in _cut(ids, window, windows, session.context_length, progress):
-        for logits, targets in scored(session, piece):
-            losses.append(token_losses(logits, targets))
-    return _perplexity(np.concatenate(losses))
+    tally = _Tally()
+    for piece in _cut(ids, window, windows, progress):
+        for logits, targets in scorer.score(piece):
+            for rows in _slices(logits):
+                tally.add(log_softmax(logits[rows]), targets[rows])
+    return tally.perplexity()
 
 
 def compare(
-    reference: Decoder,
-    other: Decoder,
+    reference: Scorer,
+    other: Scorer,
     ids: Ids,
     *,
     window: int = WINDOW,
@@ -93,52 +151,39 @@ def compare(
     """Run both over the same windows of `ids`; see `perplexity`.
 
     Raises:
-        UsageError: the text is shorter than one window, or a window is longer than a context.
+        UsageError: the text is shorter than one window, or a window is longer than a context, or their vocabularies differ.
     """
-    reference_losses: list[Doubles] = []
-    other_losses: list[Doubles] = []
+    before, after = _Tally(), _Tally()
     divergences: list[Doubles] = []
     agreements: list[npt.NDArray[np.bool_]] = []
-    context = min(reference.context_length, other.context_length)
-    for piece in _cut(ids, window, windows, context, progress):
-        for (wanted, targets), (got, _) in zip(scored(reference, piece), scored(other, piece), strict=True):
-            reference_losses.append(token_losses(wanted, targets))
-            other_losses.append(token_losses(got, targets))
-            divergences.append(kl_divergence(wanted, got))
-            agreements.append(same_top1(wanted, got))
+    for piece in _cut(ids, window, windows, progress):
+        for (wanted, targets), (got, _) in zip(reference.score(piece), other.score(piece), strict=True):
+            _refuse_other_vocabulary(wanted, got)
+            for rows in _slices(wanted):
+                wanted_log, got_log = log_softmax(wanted[rows]), log_softmax(got[rows])
+                before.add(wanted_log, targets[rows])
+                after.add(got_log, targets[rows])
+                divergences.append(_divergence(wanted_log, got_log))
+                agreements.append(same_top1(wanted[rows], got[rows]))
     kl = np.concatenate(divergences)
     return Comparison(
-        reference=_perplexity(np.concatenate(reference_losses)),
-        other=_perplexity(np.concatenate(other_losses)),
+        reference=before.perplexity(),
+        other=after.perplexity(),
         mean_kl=float(kl.mean()),
+        kl_p999=float(np.quantile(kl, 0.999)),
         max_kl=float(kl.max()),
         top1_agreement=float(np.concatenate(agreements).mean()),
     )
 
 
-def scored(session: Decoder, ids: Ids) -> Iterator[tuple[Floats, Ids]]:
-    """(logits float32 [piece, vocabulary], the tokens that came next int64 [piece]) over the second half of one window."""
-    shape = (1, session.kv_heads, len(ids), session.head_dim)
-    cache = [np.empty(shape, session.cache_dtype) for _ in range(2 * session.layers)]
-    begin = len(ids) // 2 - 1  # its logits predict the first token of the second half
-    if begin > 0:
-        session.step(ids[None, :begin], (begin,), cache)
-    for start in range(begin, len(ids) - 1, PIECE):
-        end = min(start + PIECE, len(ids) - 1)
-        yield session.step(ids[None, start:end], (end,), cache, all_logits=True)[0], ids[start + 1 : end + 1]
-
-
 def token_losses(logits: Floats, targets: Ids) -> Doubles:
     """Negative log-likelihood in nats, float64 [tokens], of `targets` [tokens] under `logits` [tokens, vocabulary]."""
-    losses: Doubles = -log_softmax(logits)[np.arange(len(targets)), targets]
-    return losses
+    return _losses(log_softmax(logits), targets)
 
 
 def kl_divergence(reference: Floats, other: Floats) -> Doubles:
     """D(reference || other) in nats, float64 [tokens], of two arrays of logits [tokens, vocabulary]."""
-    wanted, got = log_softmax(reference), log_softmax(other)
-    divergence: Doubles = (np.exp(wanted) * (wanted - got)).sum(axis=-1)
-    return divergence
+    return _divergence(log_softmax(reference), log_softmax(other))
 
 
 def same_top1(reference: Floats, other: Floats) -> npt.NDArray[np.bool_]:
@@ -154,11 +199,52 @@ def log_softmax(logits: Floats) -> Doubles:
     return normalised
 
 
-def _cut(ids: Ids, window: int, windows: int | None, context: int, progress: ProgressFn) -> Iterator[Ids]:
-    if not 2 <= window <= context:
+class _Tally:
+    """Collects what one model made of each scored token."""
+
+    def __init__(self) -> None:
+        self._losses: list[Doubles] = []
+        self._hits = 0
+
+    def add(self, log_probabilities: Doubles, targets: Ids) -> None:
+        self._losses.append(_losses(log_probabilities, targets))
+        self._hits += int((log_probabilities.argmax(axis=-1) == targets).sum())
+
+    def perplexity(self) -> Perplexity:
+        losses = np.concatenate(self._losses)
+        mean = float(losses.mean())
+        # exp overflows beyond 709 nats; no model that answers at all comes near.
+        return Perplexity(math.exp(min(mean, 700.0)), mean, self._hits / len(losses), len(losses))
+
+
+def _losses(log_probabilities: Doubles, targets: Ids) -> Doubles:
+    losses: Doubles = -log_probabilities[np.arange(len(targets)), targets]
+    return losses
+
+
+def _divergence(wanted: Doubles, got: Doubles) -> Doubles:
+    divergence: Doubles = (np.exp(wanted) * (wanted - got)).sum(axis=-1)
+    return divergence
+
+
+def _slices(logits: Floats) -> Iterator[slice]:
+    """Rows of `logits` [rows, vocabulary], as many at a time as keep the arithmetic small."""
+    step = max(1, _ELEMENTS // logits.shape[1])
+    for start in range(0, len(logits), step):
+        yield slice(start, start + step)
+
+
+def _refuse_other_vocabulary(wanted: Floats, got: Floats) -> None:
+    if wanted.shape != got.shape:
         raise UsageError(
-            f"a window of {window} tokens does not go into a context of {context}", "choose a smaller window"
+            f"the models have vocabularies of {wanted.shape[1]} and {got.shape[1]} tokens, so they cannot be compared",
+            "compare a model with the one that it was made from",
         )
+
+
+def _cut(ids: Ids, window: int, windows: int | None, progress: ProgressFn) -> Iterator[Ids]:
+    if window < 2:
+        raise UsageError(f"a window of {window} tokens has nothing to score", "choose a window of 2 tokens or more")
     if len(ids) < window:
         raise UsageError(f"the text has {len(ids)} tokens, one window needs {window}", "give a longer text")
     count = len(ids) // window if windows is None else min(windows, len(ids) // window)
@@ -166,8 +252,3 @@ def _cut(ids: Ids, window: int, windows: int | None, context: int, progress: Pro
         progress(Progress("evaluate", index, count))
         yield ids[index * window : (index + 1) * window]
     progress(Progress("evaluate", count, count))
-
-
-def _perplexity(losses: Doubles) -> Perplexity:
-    mean = float(losses.mean())
-    return Perplexity(math.exp(mean), mean, len(losses))

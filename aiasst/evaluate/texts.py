@@ -1,0 +1,198 @@
+"""Texts to measure on: files, and the held-out passages that come with the program, as token ids. Knows no model.
+
+    .txt      one passage
+    .jsonl    one passage a line: {"text": "…"}, or {"messages": [{"role": "…", "content": "…"}, …]}; other keys are left alone
+    .xz       at the end of either name: packed
+
+A text begins with what the tokenizer puts before it; between passages stands the token that ends a text, where there is one.
+Messages are rendered by the chat template, which writes its own; without a template their contents are read one after another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from aiasst.artifacts.shipped import data_folder
+from aiasst.errors import ArtifactError
+from aiasst.tokenizer import Message, Tokenizer
+
+Ids = npt.NDArray[np.int64]
+
+HELD_OUT_NAME = "held-out.jsonl"
+"""In the folder calibration: what calibration itself never reads."""
+_HINT = (
+    'give a .txt file, or a .jsonl file with {"text": "..."} or {"messages": [...]} on each line; either may end in .xz'
+)
+_FIRST_CHARACTERS_PER_TOKEN = 8
+_SPARE_TOKENS = 64
+"""Where a text is read in part, tokens before the cut that are not trusted: the rest of a word could have joined them."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One text that belongs together: `messages` where it is a conversation, else `text`."""
+
+    text: str
+    """Of a conversation: the contents of its messages, a blank line between them."""
+    messages: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True)
+class EvaluationText:
+    """Token ids to measure on, and where they came from."""
+
+    name: str
+    """File name without its folder."""
+    ids: Ids
+    """int64 [tokens]"""
+
+    @property
+    def sha256(self) -> str:
+        """Hash over the ids, so that the same text in the same vocabulary is recognised."""
+        return ids_hash(self.ids)
+
+
+def ids_hash(ids: Ids) -> str:
+    """Hex digest of token ids as little-endian int64."""
+    return hashlib.sha256(np.ascontiguousarray(ids, "<i8").tobytes()).hexdigest()
+
+
+def held_out_path() -> Path:
+    """The held-out passages that come with the program. Raises ArtifactError where the installation lacks them."""
+    path = data_folder("calibration") / HELD_OUT_NAME
+    if not path.is_file():
+        raise ArtifactError(f"this installation lacks {path}", "name a text to measure on: --text FILE")
+    return path
+
+
+def read_text(path: Path, tokenizer: Tokenizer, tokens: int | None = None) -> EvaluationText:
+    """The first `tokens` token ids of a text file (None: all of them), fewer where it has not as many.
+
+    Raises:
+        ArtifactError: no such file, another kind of file, or a line that is no passage.
+    """
+    kind = _kind(path)
+    ids = _ids_of_text(path, tokenizer, tokens) if kind == ".txt" else _ids_of_passages(path, tokenizer, tokens)
+    return EvaluationText(path.name, np.asarray(ids[:tokens], np.int64))
+
+
+def read_passages(path: Path) -> Iterator[Passage]:
+    """The passages of a .jsonl file, or a .txt file as one; see the top of this file.
+
+    Raises:
+        ArtifactError: no such file, another kind of file, or a line that is no passage.
+    """
+    kind = _kind(path)
+    with _open(path) as file:
+        if kind == ".txt":
+            yield Passage(_characters(file, path))
+            return
+        for number, line in enumerate(_lines(file, path), 1):
+            if line.strip():
+                yield _passage(line, f"{path}, line {number}")
+
+
+def encode_passage(passage: Passage, tokenizer: Tokenizer) -> list[int]:
+    """The ids of one passage, with what stands before and after it."""
+    if passage.messages and tokenizer.has_chat_template:
+        return tokenizer.encode_chat(passage.messages, add_generation_prompt=False)
+    ids = tokenizer.encode(passage.text)
+    end = tokenizer.eos_ids[:1]
+    return ids if not end or ids[-1:] == list(end) else [*ids, *end]
+
+
+def _ids_of_passages(path: Path, tokenizer: Tokenizer, tokens: int | None) -> list[int]:
+    ids: list[int] = []
+    for passage in read_passages(path):
+        ids += encode_passage(passage, tokenizer)
+        if tokens is not None and len(ids) >= tokens:
+            break
+    return ids
+
+
+def _ids_of_text(path: Path, tokenizer: Tokenizer, tokens: int | None) -> list[int]:
+    """Of a long file only as much is read and encoded as `tokens` need."""
+    with _open(path) as file:
+        if tokens is None:
+            return tokenizer.encode(_characters(file, path))
+        size = _FIRST_CHARACTERS_PER_TOKEN * (tokens + _SPARE_TOKENS)
+        text = ""
+        while True:
+            more = _characters(file, path, size)
+            text += more
+            ids = tokenizer.encode(text)
+            if len(more) < size or len(ids) >= tokens + _SPARE_TOKENS:
+                return ids
+            size = len(text)
+
+
+def _kind(path: Path) -> str:
+    name = path.with_suffix("") if path.suffix == ".xz" else path
+    if name.suffix not in (".txt", ".jsonl"):
+        raise ArtifactError(f"{path} is no kind of text that can be measured on", _HINT)
+    if not path.is_file():
+        raise ArtifactError(f"there is no text {path}", _HINT)
+    return name.suffix
+
+
+def _open(path: Path) -> TextIO:
+    # A byte-order mark, which Windows' editors write, is no part of the text.
+    return lzma.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".xz" else path.open(encoding="utf-8-sig")
+
+
+def _characters(file: TextIO, path: Path, count: int = -1) -> str:
+    try:
+        return file.read(count)
+    except UnicodeDecodeError:
+        raise _not_text(path) from None
+    except (lzma.LZMAError, EOFError):
+        raise _not_packed(path) from None
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    try:
+        yield from file
+    except UnicodeDecodeError:
+        raise _not_text(path) from None
+    except (lzma.LZMAError, EOFError):
+        raise _not_packed(path) from None
+
+
+def _not_text(path: Path) -> ArtifactError:
+    return ArtifactError(f"{path} is not UTF-8 text", _HINT)
+
+
+def _not_packed(path: Path) -> ArtifactError:
+    return ArtifactError(f"{path} is not a readable .xz file, or it was cut short", _HINT)
+
+
+def _passage(line: str, where: str) -> Passage:
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        raise ArtifactError(f"{where} is not valid JSON", _HINT) from None
+    if isinstance(row, dict) and isinstance(row.get("text"), str):
+        return Passage(row["text"])
+    if isinstance(row, dict) and (messages := _messages(row.get("messages"))):
+        return Passage("\n\n".join(message.content for message in messages), messages)
+    raise ArtifactError(f"{where} has neither a 'text' nor 'messages'", _HINT)
+
+
+def _messages(value: Any) -> tuple[Message, ...]:
+    """The messages of a row, () where one of them is none."""
+    rows: Sequence[Any] = value if isinstance(value, list) else []
+    found = tuple(
+        Message(row["role"], row["content"])
+        for row in rows
+        if isinstance(row, dict) and isinstance(row.get("role"), str) and isinstance(row.get("content"), str)
+    )
+    return found if len(found) == len(rows) else ()
