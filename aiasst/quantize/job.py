@@ -27,11 +27,11 @@ from aiasst.errors import ArtifactError
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import algorithms
 from aiasst.quantize.calibrate.contents import PlainContents
+from aiasst.quantize.calibrate.samples import Samples, load_samples
 from aiasst.quantize.check import check_runs
 from aiasst.quantize.inventory import Inventory, take_inventory
 from aiasst.quantize.plan import Plan, PlannedWeight, make_plan
 from aiasst.quantize.rewrite import rewrite
-from aiasst.quantize.samples import Samples, load_samples
 from aiasst.quantize.source import QuantizeSource, open_source
 from aiasst.quantize.weights_file import WeightsFile
 from aiasst.version import __version__

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aiasst.errors import ArtifactError
-from aiasst.quantize.samples import load_samples
+from aiasst.quantize.calibrate.samples import load_samples
 
 
 def test_token_ids_are_read(tmp_path: Path) -> None:
@@ -47,9 +47,8 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_files_of_other_kinds_and_cut_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("hello")
-    np.save(tmp_path / "single.npy", np.ones((2, 2), int))
     np.savez(tmp_path / "whole.npz", input_ids=np.ones((9, 9), int))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:100])
-    for name in ("text.npz", "single.npy", "cut.npz"):
+    for name in ("text.npz", "cut.npz"):
         with pytest.raises(ArtifactError, match=r"is not an \.npz file"):
             load_samples(tmp_path / name)
