@@ -5,12 +5,20 @@ Stages do not know of each other (artifacts.* is all they share), so what needs 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from aiasst.artifacts.model_folder import ModelFolder
+from aiasst.artifacts.recipe import WeightFormat
+from aiasst.errors import UsageError
 from aiasst.progress import ProgressFn, silent
 
 DEFAULT_TOLERANCE = 1e-4
+REST_FORMATS = {
+    "int8": WeightFormat(format="int8", block_size=128),
+    "int4": WeightFormat(format="int4", block_size=128),
+}
+"""What the unquantized matrices of a quantized checkpoint may become."""
 
 
 def convert(
@@ -24,6 +32,7 @@ def convert(
     trust_remote_code: bool = False,
     tolerance: float = DEFAULT_TOLERANCE,
     dequantize: bool = False,
+    rest: str | None = None,
     force: bool = False,
     progress: ProgressFn = silent,
 ) -> ModelFolder:
@@ -42,6 +51,7 @@ def convert(
         trust_remote_code: Let the repository's own Python run.
         tolerance: Largest difference allowed, as a share of the original's largest absolute answer.
         dequantize: Write the float32 weights of a quantized checkpoint, to be quantized anew.
+        rest: Format of what a quantized checkpoint left unquantized (embedding, head): int8 or int4; None: as it is there.
         force: Replace the output where it is a model folder.
         progress: Told of every stage.
 
@@ -50,6 +60,8 @@ def convert(
     """
     from aiasst.convert import convert as to_graph
 
+    if rest is not None and rest not in REST_FORMATS:
+        raise UsageError(f"'{rest}' is no format for the rest", f"one of: {', '.join(REST_FORMATS)}")
     return to_graph(
         model,
         output,
@@ -59,13 +71,16 @@ def convert(
         allow_pickle=allow_pickle,
         trust_remote_code=trust_remote_code,
         tolerance=tolerance,
-        restore=None if dequantize else _restore,
+        restore=None if dequantize else partial(_restore, rest),
         force=force,
         progress=progress,
     )
 
 
-def _restore(source: ModelFolder, grids: Path, output: Path, *, force: bool, progress: ProgressFn) -> ModelFolder:
+def _restore(
+    rest: str | None, source: ModelFolder, grids: Path, output: Path, *, force: bool, progress: ProgressFn
+) -> ModelFolder:
     from aiasst.quantize.imported import restore
 
-    return restore(source, grids, output, force=force, progress=progress)
+    spec = None if rest is None else REST_FORMATS[rest]
+    return restore(source, grids, output, rest=spec, force=force, progress=progress)

@@ -51,6 +51,12 @@ def command(
             "--dequantize", help="Of a quantized checkpoint (GPTQ, AWQ, …): float32 weights, not its integers."
         ),
     ] = False,
+    rest: Annotated[
+        str | None,
+        typer.Option(
+            "--rest", metavar="int8|int4", help="Of a quantized checkpoint: what it left unquantized (head, …)."
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -69,6 +75,7 @@ def command(
             trust_remote_code=trust_remote_code,
             tolerance=tolerance,
             dequantize=dequantize,
+            rest=rest,
             force=force,
             progress=progress,
         )

@@ -3,7 +3,8 @@
 Convert dequantized the checkpoint exactly and left a fingerprint of every row (artifacts.grids). Whatever an exporter did with
 the rows (fused Q, K and V, split, reordered, transposed), each is found by its fingerprint and brought back to its integers by
 dividing by its scale; what does not come back to the very same float32 is not taken. Nothing is rounded: a weight whose grid no
-format here has stays floating point, and so does what the checkpoint left unquantized (in float16 where that loses nothing).
+format here has stays floating point, and so does what the checkpoint left unquantized (in float16 where that loses nothing),
+unless the user wants that rounded as well.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from aiasst.artifacts.model_folder import (
 from aiasst.artifacts.recipe import BLOCK_SIZES, INT2_BLOCK_SIZES, FormatName, Recipe, WeightFormat
 from aiasst.errors import ExportError
 from aiasst.progress import Progress, ProgressFn, silent
-from aiasst.quantize import formats
-from aiasst.quantize.calibrate.contents import FloatVector, weight_rows
+from aiasst.quantize import algorithms, formats
+from aiasst.quantize.calibrate.contents import FloatVector, round_weight, weight_rows
 from aiasst.quantize.check import check_runs
 from aiasst.quantize.grid import Grid, Quantized
 from aiasst.quantize.inventory import Found, Inventory, take_inventory
@@ -58,6 +59,8 @@ _MOST_PADDING = 1.25
 # Weights worked on at once; a row of a transposed weight is a column of the file, so not too few rows.
 _CHUNK_ELEMENTS = 1 << 20
 _FEWEST_ROWS = 64
+# For what the checkpoint left unquantized, where the user wants it smaller.
+_ROUNDING = "mse"
 _NOWHERE = -1
 _SPARE_BYTES = 32 << 20
 
@@ -74,20 +77,30 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Target:
-    """What becomes of one weight."""
+class Kept:
+    """The integers of one weight, and the format that holds them."""
 
     spec: WeightFormat
-    origin: Origin | None = None
-    """None: it stays floating point."""
+    origin: Origin
     order: npt.NDArray[np.int32] | None = None
     """Its inputs in the order of their groups, int32 [K], where that is not their own."""
-    reason: str = ""
-    """Why it stays floating point though the checkpoint quantized it."""
+
+
+@dataclass(frozen=True)
+class NotKept:
+    """A weight that the checkpoint quantized and no format here can hold."""
+
+    reason: str
 
 
 def restore(
-    source: ModelFolder | Path, grids: Path, output: Path, *, force: bool = False, progress: ProgressFn = silent
+    source: ModelFolder | Path,
+    grids: Path,
+    output: Path,
+    *,
+    rest: WeightFormat | None = None,
+    force: bool = False,
+    progress: ProgressFn = silent,
 ) -> ModelFolder:
     """Write the folder `output`: the graph of `source` with the integers that its float32 weights stand for.
 
@@ -95,6 +108,7 @@ def restore(
         source: The converted folder of the dequantized checkpoint.
         grids: The file that convert left beside its weights.
         output: The folder to write.
+        rest: What becomes of the matrices that have no integers (embedding, head); None: they stay floating point.
         force: Replace `output` if it exists.
         progress: Told about each weight.
 
@@ -107,20 +121,21 @@ def restore(
     opened = open_source(source)
     inventory = take_inventory(opened.model.graph, opened.table)
     file = ImportedGrids(grids)
-    targets = _targets(inventory, file, opened.opset, progress)
-    plan = _plan(opened, inventory, targets, file.method)
+    kept, reasons = _found_integers(inventory, file, opened.opset, progress)
+    plan = _plan(opened, inventory, kept, reasons, file.method, rest)
     require_free_disk(output, plan.bytes_after + _SPARE_BYTES)
     with staged_folder(output, force=force) as staging:
-        _fill(staging, opened, inventory, plan, ImportedContents(file, targets), progress)
+        _fill(staging, opened, inventory, plan, ImportedContents(file, plan, kept), progress)
     return ModelFolder.open(output)
 
 
 @dataclass(frozen=True)
 class ImportedContents:
-    """The `Contents` of an import: integers where the checkpoint has them, else the weight as it is."""
+    """The `Contents` of an import: integers where the checkpoint has them, else the weight in the format that is planned."""
 
     grids: ImportedGrids
-    targets: Mapping[str, Target]
+    plan: Plan
+    kept: Mapping[str, Kept]
     vectors: Mapping[str, FloatVector] = field(default_factory=dict)
 
     def matrix(self, found: Found) -> Quantized | FloatMatrix | None:
@@ -129,37 +144,43 @@ class ImportedContents:
         Raises:
             ExportError: the weight does not come back to the same numbers from its integers.
         """
-        target = self.targets[found.matrix.name]
         rows = weight_rows(found)
-        if target.origin is None:
-            return None if target.spec == FP32 else rows
-        taken = _on_its_grid(found.matrix.name, rows, target, self.grids)
-        if target.order is None:
+        kept = self.kept.get(found.matrix.name)
+        if kept is None:
+            spec = self.plan.format_of(found.matrix.name)
+            return None if spec == FP32 else round_weight(rows, spec, algorithms.load(_ROUNDING))
+        taken = _on_its_grid(found.matrix.name, rows, kept, self.grids)
+        if kept.order is None:
             return taken
-        return replace(taken, values=np.ascontiguousarray(taken.values[:, target.order]))
+        return replace(taken, values=np.ascontiguousarray(taken.values[:, kept.order]))
 
 
-def _targets(inventory: Inventory, grids: ImportedGrids, opset: int, progress: ProgressFn) -> dict[str, Target]:
+def _found_integers(
+    inventory: Inventory, grids: ImportedGrids, opset: int, progress: ProgressFn
+) -> tuple[dict[str, Kept], dict[str, str]]:
+    """What can be kept, by weight, and why the rest of what the checkpoint quantized cannot."""
     lookup = _Lookup(grids)
     total, done = sum(found.matrix.elements for found in inventory.found), 0
-    targets: dict[str, Target] = {}
+    kept: dict[str, Kept] = {}
+    reasons: dict[str, str] = {}
     for found in inventory.found:
         progress(Progress(STAGE, done, total, found.matrix.name))
-        rows = weight_rows(found)
-        origin = lookup.find(rows)
-        target = Target(_smallest_float(rows)) if origin is None else _target(found, origin, grids, opset)
-        if target.origin is None and origin is not None:
-            target = replace(target, spec=_smallest_float(rows))
-        targets[found.matrix.name] = target
+        origin = lookup.find(weight_rows(found))
+        if origin is not None:
+            chosen = _kept(found, origin, grids, opset)
+            if isinstance(chosen, Kept):
+                kept[found.matrix.name] = chosen
+            else:
+                reasons[found.matrix.name] = chosen.reason
         done += found.matrix.elements
-        del rows
-    if not any(target.origin for target in targets.values()):
+    if not kept:
+        why = next(iter(reasons.values()), "its rows are not those of the checkpoint")
         raise ExportError(
-            "no weight of the converted graph is one of those that the checkpoint quantized",
+            f"no weight of the converted graph can keep the checkpoint's integers: {why}",
             "try another --exporter, or --dequantize for a float32 model folder",
         )
-    progress(Progress(STAGE, total, total))
-    return targets
+    progress(Progress(STAGE, total, total, f"{len(kept)} weights keep their integers"))
+    return kept, reasons
 
 
 class _Lookup:
@@ -237,8 +258,8 @@ def _smallest_float(rows: FloatMatrix) -> WeightFormat:
     return _FP16 if exact else FP32
 
 
-def _target(found: Found, origin: Origin, grids: ImportedGrids, opset: int) -> Target:
-    """The format that holds the grids of all rows; floating point with a reason where there is none."""
+def _kept(found: Found, origin: Origin, grids: ImportedGrids, opset: int) -> Kept | NotKept:
+    """The format that holds the grids of all rows, or why there is none."""
     modules = [grids.grid(module) for module in origin.modules]
     k = found.matrix.k
     name = _FORMATS[max(grid.bits for grid in modules)]
@@ -246,20 +267,20 @@ def _target(found: Found, origin: Origin, grids: ImportedGrids, opset: int) -> T
     fitting = [size for size in allowed if all(g.group_size >= k or g.group_size % size == 0 for g in modules)]
     if not fitting:
         sizes = ", ".join(sorted({str(grid.group_size) for grid in modules}))
-        return Target(FP32, reason=f"no kernel for groups of {sizes} inputs")
+        return NotKept(f"no kernel for groups of {sizes} inputs")
     block = fitting[-1]
     while block > fitting[0] and -(-k // block) * block > k * _MOST_PADDING:
         block //= 2
     orders = [None if grid.groups is None else np.argsort(grid.groups, kind="stable") for grid in modules]
     if not all(_same(order, orders[0]) for order in orders):
-        return Target(FP32, reason="its parts group their inputs in different orders")
+        return NotKept("its parts group their inputs in different orders")
     if orders[0] is not None and found.matrix.looks_up:
-        return Target(FP32, reason="an embedding cannot be read with its inputs in another order")
+        return NotKept("an embedding cannot be read with its inputs in another order")
     spec = WeightFormat(format=name, block_size=block, zero_point=not all(grid.symmetric for grid in modules))
     reason = formats.load(name).unfit(spec, found.matrix, opset)
     if reason:
-        return Target(FP32, reason=reason)
-    return Target(spec, origin, None if orders[0] is None else orders[0].astype(np.int32))
+        return NotKept(reason)
+    return Kept(spec, origin, None if orders[0] is None else orders[0].astype(np.int32))
 
 
 def _same(one: npt.NDArray[np.intp] | None, other: npt.NDArray[np.intp] | None) -> bool:
@@ -268,10 +289,10 @@ def _same(one: npt.NDArray[np.intp] | None, other: npt.NDArray[np.intp] | None) 
     return np.array_equal(one, other)
 
 
-def _on_its_grid(name: str, rows: FloatMatrix, target: Target, grids: ImportedGrids) -> Quantized:
-    """The integers of float32 [N, K], inputs in their own order, with the grid in the blocks of the target's format."""
-    origin, spec = target.origin, target.spec
-    assert origin is not None and spec.block_size is not None
+def _on_its_grid(name: str, rows: FloatMatrix, kept: Kept, grids: ImportedGrids) -> Quantized:
+    """The integers of float32 [N, K], inputs in their own order, with the grid in the blocks of the format."""
+    origin, spec = kept.origin, kept.spec
+    assert spec.block_size is not None
     n, k = rows.shape
     grid = Grid(_FORMAT_BITS[spec.format], spec.block_size, spec.zero_point)
     first_inputs = np.minimum(np.arange(grid.blocks(k)) * spec.block_size, k - 1)
@@ -314,10 +335,16 @@ def _integers(name: str, weights: FloatMatrix, module: ModuleGrid, rows: npt.NDA
     return found
 
 
-def _plan(source: QuantizeSource, inventory: Inventory, targets: Mapping[str, Target], method: str) -> Plan:
-    recipe = Recipe(name=RECIPE, description="integers of the checkpoint", algorithm=method, default=FP32)
+def _plan(
+    source: QuantizeSource,
+    inventory: Inventory,
+    kept: Mapping[str, Kept],
+    reasons: Mapping[str, str],
+    method: str,
+    rest: WeightFormat | None,
+) -> Plan:
     plan = make_plan(
-        recipe,
+        Recipe(name=RECIPE, description="the integers of the checkpoint", algorithm=method, default=rest or FP32),
         [found.matrix for found in inventory.found],
         layers=source.shape.layers if source.shape else inventory.layers,
         opset=source.opset,
@@ -325,13 +352,24 @@ def _plan(source: QuantizeSource, inventory: Inventory, targets: Mapping[str, Ta
         table_bytes=unnamed_bytes(source, inventory),
         left_alone=inventory.left_alone,
     )
+    values = {found.matrix.name: found for found in inventory.found}
     planned = []
     for weight in plan.weights:
-        target = targets[weight.matrix.name]
-        size = formats.load(target.spec.format).nbytes(target.spec, weight.matrix)
-        size += 0 if target.order is None else target.order.nbytes
-        planned.append(PlannedWeight(weight.matrix, target.spec, target.spec, target.reason, weight.bytes_before, size))
+        name = weight.matrix.name
+        if name in kept:
+            planned.append(_planned(weight, kept[name].spec, kept[name].order))
+        elif weight.chosen == FP32:
+            planned.append(_planned(weight, _smallest_float(weight_rows(values[name])), None, reasons.get(name, "")))
+        else:
+            planned.append(weight)
     return replace(plan, weights=tuple(planned))
+
+
+def _planned(
+    weight: PlannedWeight, spec: WeightFormat, order: npt.NDArray[np.int32] | None, reason: str = ""
+) -> PlannedWeight:
+    size = formats.load(spec.format).nbytes(spec, weight.matrix) + (0 if order is None else order.nbytes)
+    return replace(weight, wanted=spec, chosen=spec, reason=reason, bytes_after=size)
 
 
 def _fill(
@@ -344,7 +382,7 @@ def _fill(
 ) -> None:
     model = source.model
     others = other_rows(source, inventory)
-    _order_inputs(model.graph, inventory.found, contents.targets)
+    _order_inputs(model.graph, inventory.found, contents.kept)
     with WeightsFile(staging / WEIGHTS_NAME) as file:
         rewrite(model.graph, inventory.found, plan, contents, file, progress=progress)
     ir.save(model, staging / GRAPH_NAME)
@@ -370,11 +408,11 @@ def _fill(
     write_manifest(staging, manifest)
 
 
-def _order_inputs(graph: ir.Graph, weights: Sequence[Found], targets: Mapping[str, Target]) -> None:
+def _order_inputs(graph: ir.Graph, weights: Sequence[Found], kept: Mapping[str, Kept]) -> None:
     """Put a Gather before each product whose weight has its inputs in another order: kernels want a group's side by side."""
     gathered: dict[tuple[int, bytes], ir.Value] = {}
     for found in weights:
-        order = targets[found.matrix.name].order
+        order = kept[found.matrix.name].order if found.matrix.name in kept else None
         if order is None:
             continue
         for use in found.uses:

@@ -173,10 +173,15 @@ def pack(
         made.modules[module] = quantize(weight.T if transposed else weight, chosen, seed)
         tensors |= tensors_of(module, made.modules[module])
     save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = quantization
-    (folder / "config.json").write_text(json.dumps(config))
+    configure(folder, **quantization)
     return made
+
+
+def configure(folder: Path, **quantization: Any) -> None:
+    """Add to the quantization_config of a written checkpoint."""
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {**config.get("quantization_config", {}), **quantization}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
