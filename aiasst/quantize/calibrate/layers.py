@@ -491,7 +491,7 @@ def _fitting(array: Array, tensor: ir.TensorProtocol) -> Array:
 
 def _learn_types(layered: LayeredModel) -> None:
     """Ask ONNX Runtime for the types that the graph does not tell, layer by layer."""
-    for layer in layered.layers[:-1]:
+    for layer in layered.layers:
         unknown = [n for n in layer.outputs if n not in layer.inputs and layered._values[n].dtype is None]
         if unknown:
             session = layered.open(layer, unknown)
