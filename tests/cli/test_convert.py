@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.cli import app
 from tests import checkpoints
+from tests.convert.imports import packers
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +162,21 @@ def test_a_disk_that_fills_while_writing_leaves_nothing(
     assert code == 1
     assert "the disk is full" in err
     assert listing(tmp_path) == []
+
+
+def test_a_quantized_checkpoint_keeps_its_integers(program: Any, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 192}
+    folder = checkpoints.build("llama", tmp_path / "tiny-gptq", dtype="float16", **sizes)
+    told = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False}
+    packers.pack(folder, told, partial(packers.gptq_tensors, v1=True))
+    code, out, err = program("convert", folder, "-o", tmp_path / "out", "--rest", "int8")
+    assert code == 0
+    for words in ("gptq (imported)", "8 int4-b32", "2 int8-b64"):
+        assert words in out
+    assert f"aiasst chat {tmp_path / 'out'}" in err
+    code, out, _ = program("convert", folder, "-o", tmp_path / "float", "--dequantize", "--json", "-q")
+    assert json.loads(out)["quantization"] is None
+    code, _, err = program("convert", folder, "-o", tmp_path / "odd", "--rest", "fp4")
+    assert code == 1
+    assert "int8, int4" in err
+    assert listing(tmp_path) == ["float", "out", "tiny-gptq"]
