@@ -1,13 +1,15 @@
-"""Quantize: a float model folder (or any ONNX file) → a smaller one, by a recipe. Knows neither checkpoints nor the command line.
+"""Quantize: a float model folder (or any ONNX file) → a smaller one, by a recipe or under a budget. Knows neither checkpoints nor
+the command line.
 
-source (open) → inventory (which weights) → plan (which formats) → rewrite (round, pack, replace nodes) → check (does it run)
+source (open) → inventory (which weights) → planning (which formats, where a budget decides) → plan (sizes, before the work)
+→ calibrate (round with text in sight, layer by layer) → rewrite (pack, replace nodes) → check (does it run)
 """
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.artifacts.recipe import Recipe, load_recipe
@@ -16,7 +18,10 @@ from aiasst.progress import ProgressFn, silent
 from aiasst.quantize.config import QuantConfig, bits_error
 
 if TYPE_CHECKING:
+    from aiasst.artifacts.device import DeviceConfig
     from aiasst.quantize.plan import Plan
+    from aiasst.quantize.planning.budget import Budget
+    from aiasst.quantize.preparation import Prepared
 
 __all__ = ["QuantConfig", "bits_error", "preview", "quantize"]
 
@@ -25,44 +30,86 @@ def quantize(
     source: Path | str | ModelFolder,
     output: Path | str | None = None,
     *,
-    recipe: Recipe | str,
+    recipe: Recipe | str | None = None,
+    algorithm: str | None = None,
     calibration: Path | str | None = None,
+    sequences: int = 64,
+    seed: int = 0,
+    max_ram: int | None = None,
+    budget: Budget | None = None,
+    device: DeviceConfig | None = None,
     force: bool = False,
     progress: ProgressFn = silent,
 ) -> ModelFolder:
     """Quantize `source` (a model folder, an .onnx file, or a folder with one) to the folder `output`.
 
+    A calibration that was interrupted goes on where it stopped when the same call is made again.
+
     Args:
         source: what `convert` wrote, or an ONNX model from elsewhere.
         output: the folder to write; default: beside the source, named after it and the recipe.
-        recipe: a recipe, the name of one that comes with aiasst, or the path of a YAML file.
-        calibration: token ids (.npz) for algorithms that calibrate; recorded in the manifest.
+        recipe: a recipe, the name of one that comes with aiasst, or the path of a YAML file; default int4. With a budget,
+            the formats are planned, and no recipe is needed.
+        algorithm: how weights are rounded, in place of the recipe's word for it.
+        calibration: text (.txt, .jsonl) or token ids (.npz) for algorithms that calibrate; default: our own texts.
+        sequences: how many passages of the text are used.
+        seed: of the choice of passages; the same seed gives the same bytes.
+        max_ram: bytes of memory that the process may take; kept, or refused before the work begins.
+        budget: limits on size, accuracy or time that the result has to keep.
+        device: of the machine that a budget in time is for.
         force: replace `output` if it exists.
-        progress: told about each weight.
+        progress: told about each layer and weight.
 
     Raises:
         ArtifactError: the source, the recipe or the calibration file is missing, damaged or unfit; `output` exists.
-        ExportError: the result does not run; nothing is left behind.
+        BudgetRefused: `max_ram` or `budget` cannot be kept; no folder was written.
+        ExportError: the result does not run; no folder was written.
         ResourceError: the disk is full, or would be.
     """
-    _need_onnx_ir()
+    prepared = _prepare(
+        source, output, progress, recipe=recipe, algorithm=algorithm, calibration=calibration, sequences=sequences,
+        seed=seed, max_ram=max_ram, budget=budget, device=device,
+    )  # fmt: skip
     from aiasst.quantize.job import Job
 
-    return Job.prepare(source, _resolved(recipe), calibration).write(output, force=force, progress=progress)
+    return Job(prepared).write(force=force, progress=progress)
 
 
-def preview(source: Path | str | ModelFolder, *, recipe: Recipe | str) -> Plan:
-    """What `quantize` would do, without doing it: a format for each weight, and the sizes. Raises ArtifactError as it does."""
-    _need_onnx_ir()
-    from aiasst.quantize.job import Job
+def preview(
+    source: Path | str | ModelFolder,
+    output: Path | str | None = None,
+    *,
+    recipe: Recipe | str | None = None,
+    algorithm: str | None = None,
+    calibration: Path | str | None = None,
+    sequences: int = 64,
+    seed: int = 0,
+    max_ram: int | None = None,
+    budget: Budget | None = None,
+    device: DeviceConfig | None = None,
+    progress: ProgressFn = silent,
+) -> Plan:
+    """What `quantize` would do, without doing it: a format for each weight, the sizes, memory, disk and time.
 
-    return Job.prepare(source, _resolved(recipe), None).plan
+    Without a budget it reads no weights. Takes the same arguments and raises the same errors as `quantize`.
+    """
+    return _prepare(
+        source, output, progress, recipe=recipe, algorithm=algorithm, calibration=calibration, sequences=sequences,
+        seed=seed, max_ram=max_ram, budget=budget, device=device,
+    ).plan  # fmt: skip
 
 
-def _resolved(recipe: Recipe | str) -> Recipe:
-    return load_recipe(recipe) if isinstance(recipe, str) else recipe
-
-
-def _need_onnx_ir() -> None:
+def _prepare(
+    source: Path | str | ModelFolder,
+    output: Path | str | None,
+    progress: ProgressFn,
+    *,
+    recipe: Recipe | str | None,
+    **wishes: Any,
+) -> Prepared:
     if importlib.util.find_spec("onnx_ir") is None:
         raise MissingExtraError("onnx-ir", "convert")
+    from aiasst.quantize.preparation import Wishes, prepare
+
+    chosen = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    return prepare(source, output, Wishes(recipe=chosen, **wishes), progress)

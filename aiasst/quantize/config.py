@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _NAMES: dict[int, FormatName] = {2: "int2", 4: "int4", 8: "int8", 16: "fp16"}
 _CHANNEL_BLOCK = {2: 128, 4: 256}
 _DEFAULT_BLOCK = {2: 64, 4: 128, 8: 128}
+# At 8 bits and more, what calibration could earn is far below the rounding of the activations.
+_CALIBRATED_BITS = (2, 4)
 _HEAD = WeightFormat(format="int8", block_size=128)
 
 
@@ -50,9 +52,9 @@ class QuantConfig:
     zero_point: bool = False
     """A zero point a block, for weights that lie askew around zero; not for 8 bits per channel nor 16 bits."""
     calibration_dataset: str | Path | None = None
-    """An .npz file of token ids [sequences, length]. It is checked and recorded, and used by algorithms that calibrate;
-    round-to-nearest, the only kind there is in this version, does not look at it."""
-    algorithm: str = "mse"
+    """Text (.txt, .jsonl) or token ids [sequences, length] (.npz) for algorithms that calibrate; None: our own texts."""
+    algorithm: str | None = None
+    """None: gptq for integers of 4 and 2 bits, which calibrates (where a model cannot be, mse takes its place), else mse."""
 
     def __post_init__(self) -> None:
         """Raise UsageError where the values make no sense together."""
@@ -89,7 +91,7 @@ class QuantConfig:
         return Recipe(
             name=default.label,
             description=f"weight_bits={self.weight_bits}, activation_bits={self.activation_bits}, scheme={self.scheme}",
-            algorithm=self.algorithm,
+            algorithm=self.algorithm or ("gptq" if self.weight_bits in _CALIBRATED_BITS else "mse"),
             default=default,
             rules=rules,
         )

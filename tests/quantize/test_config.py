@@ -60,7 +60,15 @@ def test_the_calibration_file_is_recorded_and_not_claimed_to_be_used(tmp_path: P
     record = folder.manifest.quantization
     assert record is not None
     assert record.calibration is not None
-    assert record.calibration.model_dump() == {"name": "sample_data.npz", "sequences": 3, "tokens": 48, "used": False}
+    seen = record.calibration
+    assert (seen.name, seen.sequences, seen.tokens, seen.used) == ("sample_data.npz", 3, 48, False)
+    assert record.algorithm == "mse"
+
+
+@pytest.mark.parametrize(("bits", "algorithm"), [(2, "gptq"), (4, "gptq"), (8, "mse")])
+def test_few_bits_calibrate_unless_told_otherwise(bits: int, algorithm: str) -> None:
+    assert QuantConfig(weight_bits=bits).recipe().algorithm == algorithm
+    assert QuantConfig(weight_bits=bits, algorithm="rtn").recipe().algorithm == "rtn"
 
 
 def test_a_missing_calibration_file_stops_before_the_work(tmp_path: Path) -> None:

@@ -14,24 +14,31 @@ import numpy as np
 
 from aiasst.errors import BudgetRefused
 from aiasst.quantize.algorithms import Need
-from aiasst.quantize.calibrate.rounding import PIECE_ELEMENTS
 from aiasst.quantize.matrix import Matrix
 
 _FLOAT = 4
 # The interpreter, numpy, torch, ONNX Runtime and a tokenizer, after their first use.
 _PROGRAM_BYTES = 480 << 20
+_PLAIN_PROGRAM_BYTES = 160 << 20
 # What the allocators hold beyond what was asked of them.
 _SLACK = 1.15
 # The weights of a layer in a session: as they lie, and packed for the kernels.
 _SESSION_COPIES = 2
-# Matrices [K, K] beside the statistics: the product of one batch; copies that a factorization works on.
-_COLLECTING_COPIES, _ROUNDING_COPIES = 1, 4
+# Matrices [K, K] beside the statistics, while they are gathered and while a factorization works on copies.
+_COLLECTING_COPIES, _ROUNDING_COPIES = 0, 8
 # Copies of a piece of a weight as it is rounded: as it lies, scaled, its target, the algorithm's own.
 _PIECE_COPIES = 12
 # How often a layer is run a chain: up to each of its groups, and to its end.
 _FLOAT_RUNS, _QUANTIZED_RUNS = 1.0, 2.5
+# The finished folder in a session: mapped, and packed for the kernels.
+_OPENED_COPIES = 2
+# A weight that is rounded by itself: mapped, its values, and packed for the file.
+_PLAIN_BYTES = 4 + 1 + 1
+
 MOST_TOKENS = 4096
 """Tokens of a batch: more make the products no faster."""
+PIECE_ELEMENTS = 1 << 24
+"""Numbers of a weight that are worked on at once: 64 MB of float32, of which an algorithm makes a dozen copies."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,29 @@ def estimate(work: Work, max_ram: int | None = None) -> Estimate:
 def memory(work: Work, batch: int) -> int:
     """Bytes resident at the peak with `batch` sequences at once."""
     peak = max(max(_running(work, layer, batch), _rounding(work, layer)) for layer in work.layers)
-    return _PROGRAM_BYTES + int(_SLACK * peak)
+    matrices = [matrix for layer in work.layers for matrix in (*layer.rounded, *layer.lookups)]
+    return _PROGRAM_BYTES + int(_SLACK * max(peak, _writing(matrices, work.folder_bytes)))
+
+
+def plain_memory(matrices: Sequence[Matrix], folder_bytes: int) -> int:
+    """Bytes resident at the peak when every weight is rounded by itself."""
+    return _PLAIN_PROGRAM_BYTES + int(_SLACK * _writing(matrices, folder_bytes))
+
+
+def refuse_plain(matrices: Sequence[Matrix], folder_bytes: int, max_ram: int | None) -> None:
+    """Raise BudgetRefused where rounding each weight by itself would take more than `max_ram` bytes."""
+    needed = plain_memory(matrices, folder_bytes)
+    if max_ram is not None and needed > max_ram:
+        raise BudgetRefused(
+            f"quantizing this model takes about {_gigabytes(needed)} of memory, {_gigabytes(max_ram)} are allowed",
+            f"allow {_gigabytes(needed)}, or choose a recipe of fewer bits: the result is opened once to see that it runs",
+        )
+
+
+def _writing(matrices: Sequence[Matrix], folder_bytes: int) -> float:
+    """Packing the largest weight, or opening the written folder."""
+    largest = max((matrix.elements for matrix in matrices), default=0)
+    return max(_PLAIN_BYTES * largest, _OPENED_COPIES * folder_bytes)
 
 
 def disk(work: Work) -> int:

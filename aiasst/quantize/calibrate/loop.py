@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,7 @@ class _Walk:
                 error = self.state.error(_step(layer))
                 self.clock.skip(number)
                 continue
-            run = _LayerRun(self, layer, last=layer is layers[-1])
-            for share in run.work():
+            for share in _LayerRun(self, layer, last=layer is layers[-1], error=error).work():
                 self.clock.tell(number, share, error)
             error = self.state.error(_step(layer))
             self.clock.tell(number, 1.0, error)
@@ -162,8 +162,10 @@ class _Walk:
 class _LayerRun:
     """One layer: both chains go through it, and its weights are rounded on the way."""
 
-    def __init__(self, walk: _Walk, layer: Layer, *, last: bool) -> None:
+    def __init__(self, walk: _Walk, layer: Layer, *, last: bool, error: float) -> None:
+        """`error` is the relative error of what enters."""
         self._walk = walk
+        self._error = error
         self._layer = layer
         self._last = last
         self._groups = self._groups_to_round()
@@ -203,12 +205,9 @@ class _LayerRun:
 
     def _rounded_before(self) -> dict[str, Array]:
         """What earlier steps have rounded and this layer reads, mapped from files: of an embedding few rows are read."""
-        state, replaced = self._walk.state, {}
-        for name in self._layer.weights:
-            if name in self._walk.found and state.holds(name):
-                member = self._walk.member(name)
-                replaced[name] = state.mapped(name, lambda m=member: _stored(m, state.matrix(m.found.matrix.name)))
-        return replaced
+        state = self._walk.state
+        names = [name for name in self._layer.weights if name in self._walk.found and state.holds(name)]
+        return {name: state.mapped(name, partial(_stored, self._walk.member(name), state)) for name in names}
 
     # ------------------------------------------------------------------ the chains
 
@@ -232,7 +231,7 @@ class _LayerRun:
     def _run_quantized(self) -> float:
         """Take the quantized chain behind the layer; returns the relative error there."""
         if self._last:
-            return 0.0
+            return self._error
         boundary = self._walk.quantized.begin(self._layer)
         error = size = 0.0
         for batch, values in enumerate(self._walk.quantized.run(self._layer, self._layer.outputs, self._replaced)):
@@ -264,7 +263,7 @@ class _LayerRun:
                 continue
             content = rounding.round_member(member, scaled, scales, self._walk.task.algorithm)
             self._matrices[matrix.name] = content
-            if self._last and group is self._groups[-1][0]:
+            if self._last and group is self._groups[-1][0] and _private_bias(member) is None:
                 # Nobody runs what comes after, and a head is large.
                 continue
             stored = rounding.stored_weight(matrix, content, scales, member.spec)
@@ -352,8 +351,9 @@ def _square(values: Array) -> float:
     return float(np.square(values, dtype=np.float64).sum())
 
 
-def _stored(member: Member, content: Quantized | FloatMatrix) -> FloatMatrix:
-    return rounding.stored_weight(member.found.matrix, content, None, member.spec)
+def _stored(member: Member, state: WorkState) -> FloatMatrix:
+    matrix = member.found.matrix
+    return rounding.stored_weight(matrix, state.matrix(matrix.name), None, member.spec)
 
 
 def _vector(value: ir.Value) -> FloatVector:

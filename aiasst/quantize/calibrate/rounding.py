@@ -23,6 +23,7 @@ from aiasst.quantize import formats
 from aiasst.quantize.algorithms import Algorithm, InputStatistics
 from aiasst.quantize.calibrate import folding
 from aiasst.quantize.calibrate.contents import weight_rows
+from aiasst.quantize.calibrate.estimate import PIECE_ELEMENTS
 from aiasst.quantize.corrections.bias import bias_shift
 from aiasst.quantize.corrections.equalization import channel_scales
 from aiasst.quantize.corrections.target import corrected_target
@@ -31,9 +32,6 @@ from aiasst.quantize.inventory import Found
 from aiasst.quantize.matrix import FloatMatrix, Matrix, copy_matrix
 
 FloatVector = npt.NDArray[np.float32]
-
-PIECE_ELEMENTS = 1 << 24
-"""Numbers of a weight that are worked on at once: 64 MB of float32, of which an algorithm makes a dozen copies."""
 
 
 @dataclass(frozen=True)

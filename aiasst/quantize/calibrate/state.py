@@ -94,7 +94,8 @@ class WorkState:
         file = self._file(step)
         partial = file.with_suffix(".partial")
         with partial.open("wb") as target:
-            np.savez(target, **{_INDEX: np.array(json.dumps(index))}, **arrays)
+            members: dict[str, Any] = {_INDEX: np.array(json.dumps(index)), **arrays}
+            np.savez(target, **members)
             target.flush()
             os.fsync(target.fileno())
         partial.replace(file)
