@@ -29,6 +29,8 @@ Ids = npt.NDArray[np.int64]
 
 HELD_OUT_NAME = "held-out.jsonl"
 """In the folder calibration: what calibration itself never reads."""
+DEFAULT_TOKENS = 16_384
+"""Read where nobody says how many: 32 windows of 512."""
 _HINT = (
     'give a .txt file, or a .jsonl file with {"text": "..."} or {"messages": [...]} on each line; either may end in .xz'
 )

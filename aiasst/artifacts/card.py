@@ -1,0 +1,252 @@
+"""The accuracy card of a model folder: card.json, and CARD.md for people. Knows what the numbers mean, not how they are measured.
+
+Both belong to the folder: the manifest records their size and hash. docs/card.md explains every key.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from aiasst.artifacts.document import Document, read_json, write_text_atomically
+from aiasst.artifacts.model_folder import FileRecord, Manifest, ModelFolder, disk_errors, sha256_of, write_manifest
+from aiasst.errors import ArtifactError
+
+CARD_NAME = "card.json"
+PAGE_NAME = "CARD.md"
+CARD_VERSION: Literal[1] = 1
+
+_REMEDY = "measure it again: aiasst eval DIR --against ORIGINAL --write"
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class MeasuredText(Document):
+    """What a model was measured on."""
+
+    name: str
+    """File name without its folder."""
+    shipped: bool
+    """Whether it is the held-out text that comes with the program."""
+    tokens: int
+    """That were read."""
+    passages: int
+    """Windows of a decoder, sentences of an encoder."""
+    window: int | None
+    """Tokens of a window, of which the second half is scored; null for an encoder."""
+    scored: int | None
+    """Tokens whose prediction counts; null for an encoder."""
+    sha256: str
+    """Over the token ids, little-endian int64, in order."""
+
+
+class TaskScores(Document):
+    """How well a model does what it is for, on labelled data."""
+
+    task: str
+    """sts or classification."""
+    data: str
+    """File name without its folder."""
+    rows: int
+    sha256: str
+    """Of the file."""
+    before: dict[str, Number] | None
+    """Of the original: spearman and pearson (sts), accuracy and f1 (classification); null where none was given."""
+    after: dict[str, Number]
+    """Of the model."""
+
+
+class AccuracyCard(Document):
+    """`card.json`. What does not apply is null: `…_before` without an original, tokens for an encoder, similarity for a decoder."""
+
+    schema_version: Literal[1] = CARD_VERSION
+    aiasst_version: str
+    model: str
+    """Name of the folder that was measured."""
+    original: str | None
+    """Name of the model that it was compared with."""
+    model_task: str
+    """text-generation, feature-extraction, … as in the manifest."""
+
+    perplexity_before: Number | None = None
+    perplexity_after: Number | None = None
+    kl_mean: Number | None = None
+    """Nats a token, D(original || model)."""
+    kl_p999: Number | None = None
+    kl_max: Number | None = None
+    top1_agreement: Share | None = None
+    accuracy_before: Share | None = None
+    """Of the next token: how often the likeliest one is the one that came."""
+    accuracy_after: Share | None = None
+    retained_percent: Number | None = None
+    """100 x accuracy_after / accuracy_before."""
+
+    similarity_mean: Number | None = None
+    """Cosine of a text's vector with the original's."""
+    similarity_min: Number | None = None
+    scores: TaskScores | None = None
+
+    bytes: int
+    """Graph and weights on disk."""
+    bytes_before: int | None = None
+    bits_per_weight: Number
+    """Everything included: scales, zero points, padding, embeddings, head, and what stays in floating point."""
+
+    text: MeasuredText | None
+    """Null where only a task was scored."""
+    provider: str
+    """Execution provider that ran both."""
+    threads: int
+    """0: ONNX Runtime chose."""
+    onnxruntime_version: str
+    cpu: str
+
+    @property
+    def command(self) -> str:
+        """The command that measures this again."""
+        parts = ["aiasst", "eval", self.model]
+        if self.original is not None:
+            parts += ["--against", self.original]
+        if self.text is not None:
+            if not self.text.shipped and (self.scores is None or self.text.name != self.scores.data):
+                parts += ["--text", self.text.name]
+            parts += ["--tokens", str(self.text.tokens)]
+        if self.scores is not None:
+            parts += ["--task", self.scores.task, "--data", self.scores.data]
+        return shlex.join(parts)
+
+    def to_page(self) -> str:
+        """CARD.md."""
+        rows = "\n".join(f"| {name} | {value} | {meaning} |" for name, value, meaning in self.measures())
+        compared = f", compared with `{self.original}`" if self.original else ""
+        return (
+            f"# Accuracy of {self.model}\n\n"
+            f"What this model ({self.model_task}) kept of its accuracy, and at what size{compared}. {self._how()}\n\n"
+            f"| measure | value | what it means |\n|---|---|---|\n{rows}\n\n"
+            f"Measure it again:\n\n    {self.command}\n\n"
+            f"The same numbers for programs, and what identifies the text: `{CARD_NAME}`.\n"
+        )
+
+    def measures(self) -> Iterator[tuple[str, str, str]]:
+        """(name, value, one line on what it means) of everything that was measured."""
+        yield from self._decoder_measures()
+        yield from self._encoder_measures()
+        before = f"{self.bytes_before:,} → " if self.bytes_before is not None else ""
+        yield "size", f"{before}{self.bytes:,} bytes", "graph and weights on disk"
+        yield "bits per weight", f"{self.bits_per_weight:.2f}", "scales, zero points, embeddings and head included"
+
+    def _decoder_measures(self) -> Iterator[tuple[str, str, str]]:
+        if self.perplexity_after is not None:
+            meaning = "between how many words the model hesitates, as it were; lower is better"
+            yield "perplexity", change(self.perplexity_before, self.perplexity_after, "{:.3f}"), meaning
+        if self.kl_mean is not None and self.kl_p999 is not None:
+            yield "KL divergence, mean", f"{self.kl_mean:.4f} nats", "how far its predictions moved; 0: not at all"
+            meaning = "how far they moved at the worst token in a thousand"
+            yield "KL divergence, 99.9th percentile", f"{self.kl_p999:.4f} nats", meaning
+        if self.top1_agreement is not None:
+            meaning = "how often both find the same answer likeliest"
+            yield "top-1 agreement", f"{self.top1_agreement:.2%}", meaning
+        if self.accuracy_after is not None:
+            accuracy = change(self.accuracy_before, self.accuracy_after, "{:.2%}", relative=False)
+            yield "next-token accuracy", accuracy, "how often the likeliest token is the one that came"
+        if self.retained_percent is not None:
+            yield (
+                "retained accuracy",
+                f"{self.retained_percent:.2f}%",
+                "next-token accuracy as a share of the original's",
+            )
+
+    def _encoder_measures(self) -> Iterator[tuple[str, str, str]]:
+        if self.similarity_mean is not None and self.similarity_min is not None:
+            meaning = "cosine of a text's vector with the original's; 1: the same direction"
+            yield "similarity, mean", f"{self.similarity_mean:.5f}", meaning
+            yield "similarity, lowest", f"{self.similarity_min:.5f}", "the text whose vector moved most"
+        if self.scores is not None:
+            for name, value in self.scores.after.items():
+                before = None if self.scores.before is None else self.scores.before[name]
+                meaning = f"{_SCORE_MEANINGS[name]} ({self.scores.rows} rows of {self.scores.data})"
+                yield name, change(before, value, "{:.4f}", relative=False), meaning
+
+    def _how(self) -> str:
+        cpu = self.cpu or "an unnamed CPU"
+        where = f"through the execution provider `{self.provider}` of ONNX Runtime {self.onnxruntime_version} on {cpu}"
+        if self.text is None:
+            return f"Measured {where}."
+        return f"Measured on {text_in_words(self.text)}, {where}."
+
+
+_SCORE_MEANINGS = {
+    "spearman": "rank correlation of cosines with people's scores",
+    "pearson": "correlation of cosines with people's scores",
+    "accuracy": "share of texts with the right label",
+    "f1": "F1 of the labels, each counting alike",
+}
+
+
+def change(before: float | None, after: float, form: str, *, relative: bool = True) -> str:
+    """`before → after`, with the change in percent where `relative`; `after` alone where there is no before."""
+    if before is None:
+        return form.format(after)
+    percent = f" ({after / before - 1:+.2%})" if relative and before else ""
+    return f"{form.format(before)} → {form.format(after)}{percent}"
+
+
+def text_in_words(text: MeasuredText) -> str:
+    """Name and amount, for a sentence or a table."""
+    name = "the held-out text that comes with aiasst" if text.shipped else text.name
+    if text.window is None:
+        return f"{text.passages:,} texts of {name} ({text.tokens:,} tokens)"
+    return (
+        f"{text.tokens:,} tokens of {name}, in {text.passages} windows of {text.window}, the second half of each scored"
+    )
+
+
+def bits_per_weight(manifest: Manifest) -> float:
+    """Bits of all parameters, by the weight table; rotary tables are no weights, and shared ones count once."""
+    weights = [weight for weight in manifest.weights.values() if weight.role != "rotary"]
+    count = sum(math.prod(weight.shape) for weight in weights if weight.shared_with is None)
+    return round(8 * sum(weight.bytes for weight in weights) / max(1, count), 4)
+
+
+def read_card(folder: ModelFolder) -> AccuracyCard | None:
+    """The card of a model folder, None where it has none.
+
+    Raises:
+        ArtifactError: it is broken, or of another version.
+    """
+    if CARD_NAME not in folder.manifest.files:
+        return None
+    path = folder.path / CARD_NAME
+    data = read_json(path, "accuracy card", _REMEDY)
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != CARD_VERSION:
+        raise ArtifactError(f"{path} has schema version {version}, this program reads {CARD_VERSION}", _REMEDY)
+    return AccuracyCard.parse(data, str(path))
+
+
+def write_card(folder: ModelFolder, card: AccuracyCard) -> ModelFolder:
+    """Write card.json and CARD.md into the folder, replacing earlier ones, and record them in its manifest.
+
+    The manifest forgets the old ones first, so that whenever this is cut short the folder can be opened.
+
+    Raises:
+        ResourceError: the disk is full, or the folder may not be written to.
+    """
+    texts = {CARD_NAME: card.to_json(), PAGE_NAME: card.to_page()}
+    others = {name: record for name, record in folder.manifest.files.items() if name not in texts}
+    with disk_errors(folder.path, "free some space, or copy the folder to a place that can be written to"):
+        if len(others) < len(folder.manifest.files):
+            write_manifest(folder.path, folder.manifest.model_copy(update={"files": others}))
+        for name, text in texts.items():
+            write_text_atomically(folder.path / name, text)
+        paths = {name: folder.path / name for name in texts}
+        records = {name: FileRecord(bytes=p.stat().st_size, sha256=sha256_of(p)) for name, p in paths.items()}
+        manifest = folder.manifest.model_copy(update={"files": dict(sorted((others | records).items()))})
+        write_manifest(folder.path, manifest)
+    return replace(folder, manifest=manifest)
