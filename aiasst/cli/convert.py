@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aiasst.artifacts.recipe import FLOAT_ROLES
 from aiasst.cli import output
 from aiasst.cli.options import Force, Json, Quiet
 
@@ -115,9 +116,9 @@ def _show(folder: ModelFolder) -> None:
 
 
 def _formats(folder: ModelFolder) -> str:
-    """How many matrices have which format."""
-    weights = folder.manifest.weights.values()
-    counts = Counter(weight.format for weight in weights if len(weight.shape) == 2 and weight.shared_with is None)
+    """How many matrices of products and lookups have which format."""
+    rows = folder.manifest.weights.values()
+    counts = Counter(row.format for row in rows if row.shared_with is None and row.role not in FLOAT_ROLES)
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
 

@@ -25,6 +25,7 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 COMPANIONS = (
     "config.json",
     "generation_config.json",
+    "quantize_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

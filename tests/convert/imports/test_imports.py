@@ -449,3 +449,18 @@ def test_the_rest_may_be_rounded(name: str, build: Callable[..., Path], tmp_path
     folder = convert(made.folder, tmp_path / "out", rest="int8")
     assert_formats(folder, qkv="int4-b32", embed="int8-b64", lm_head="int8-b64")
     assert_same_answers(folder, made)
+
+
+def test_products_that_are_fused_in_the_checkpoint(build: Callable[..., Path], tmp_path: Path) -> None:
+    fused = packers.re.compile(r".*\.(qkv_proj|o_proj|gate_up_proj|down_proj)$")
+    made = packers.pack(build("phi3"), gptq(), partial(packers.gptq_tensors, v1=True), matches=fused)
+    folder = convert(made.folder, tmp_path / "out")
+    assert_formats(folder, qkv="int4-b32", o="int4-b32", gate_up="int4-b32", down="int4-b32")
+    assert_same_answers(folder, made)
+
+
+def test_another_exporter_makes_no_difference(build: Callable[..., Path], tmp_path: Path) -> None:
+    made = packers.pack(build("qwen3", num_hidden_layers=1), awq(), packers.awq_tensors, Style(symmetric=False))
+    folder = convert(made.folder, tmp_path / "out", exporter="transformers")
+    assert_same_integers(folder, made)
+    assert folder.manifest.exporter == "transformers"
