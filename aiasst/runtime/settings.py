@@ -27,6 +27,9 @@ class SessionSettings:
     prepack: bool = True
     """Whether weights are copied into the kernels' own order at load. Without it a floating-point graph takes half the memory
     and runs a little slower: right for a graph that runs once. Never without it where weights are quantized (160 x slower)."""
+    arena: bool = True
+    """Whether memory of intermediate results is kept for the next run, rounded up generously, and as long as an output lives.
+    Without it a layer that runs large batches takes a third of the memory (1.1 instead of 3.4 GB) at the same speed."""
 
 
 def settings_from(decisions: Decisions) -> SessionSettings:
@@ -43,6 +46,7 @@ def session_options(settings: SessionSettings) -> ort.SessionOptions:
     options.inter_op_num_threads = 1
     if not settings.prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = settings.arena
     # A decode step is a chain of short products: threads that sleep between them cost more than they save.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads == 1 else "1")
     if affinities := thread_affinities(threads, settings.affinity):

@@ -26,7 +26,7 @@ from aiasst.errors import ArtifactError
 from aiasst.quantize.inventory import Found, Inventory
 from aiasst.quantize.source import QuantizeSource
 from aiasst.quantize.weights_file import read_array
-from aiasst.runtime.session import GraphSession
+from aiasst.runtime.session import GraphSession, SessionSettings
 
 Array = npt.NDArray[Any]
 Ids = npt.NDArray[np.int64]
@@ -137,7 +137,7 @@ class LayeredModel:
         caches = {name: value for name, value in part.entering.items() if name in self._caches}
         entering = list(dict.fromkeys([*fed, *passed, *([signature.INPUT_IDS] if caches else [])]))
         weights = self._arrays(part.weights, replaced or {})
-        session = GraphSession.open(self._bytes(part, replaced or {}), weights=weights)
+        session = GraphSession.open(self._bytes(part, replaced or {}), SessionSettings(arena=False), weights)
         return LayerSession(session, tuple(entering), caches)
 
     def first_feeds(self, ids: Ids) -> dict[str, Array]:
