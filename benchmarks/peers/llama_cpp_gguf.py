@@ -1,4 +1,7 @@
-"""llama.cpp through its Python package: a GGUF file in fp32, quantized to the variant (Q4_K_M, …) without importance matrix.
+"""llama.cpp through its Python package: a GGUF file in fp32, quantized to the variant.
+
+Variants: any of its types (Q4_K_M, …), or TYPE-imatrix: with an importance matrix of the calibration sequences, which is the
+mean square of each input channel. llama.cpp's own tool for it is no part of the package; torch computes the same figures.
 
 The file is written here, because the package brings no converter: names, rotary order of the rows of q and k, metadata of the
 Llama architecture; no vocabulary, since only ids are fed.
@@ -8,7 +11,9 @@ from __future__ import annotations
 
 import ctypes
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import llama_cpp
@@ -71,12 +76,50 @@ def write_plain(checkpoint: Path, path: Path) -> None:
     writer.close()
 
 
+def importance_matrix(checkpoint: Path, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Name of a tensor in the GGUF file → mean square of each of its input channels, float32 [K]."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    sums: dict[str, torch.Tensor] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def add(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            squares = inputs[0].flatten(0, -2).square().mean(0)
+            sums[name] = sums.get(name, torch.zeros_like(squares)) + squares
+
+        return add
+
+    for index, layer in enumerate(model.model.layers):
+        for inner, short in NAMES.items():
+            if inner.endswith("_proj"):
+                layer.get_submodule(inner).register_forward_pre_hook(watch(f"blk.{index}.{short}.weight"))
+    with torch.inference_mode():
+        for sequence in ids:
+            model(torch.from_numpy(sequence[None]))
+    return {name: (total / len(ids)).numpy() for name, total in sums.items()}
+
+
+def as_array(importance: dict[str, np.ndarray]) -> ctypes.Array[Any]:
+    """The same as llama.cpp wants it: an array of structures that ends with an empty one."""
+    array = (llama_cpp.llama_model_imatrix_data * (len(importance) + 1))()
+    for entry, (name, values) in zip(array, importance.items(), strict=False):
+        entry.name, entry.size = name.encode(), len(values)
+        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    return array
+
+
 def quantize(job: Job) -> None:
     """Write the quantized file to the output folder."""
     plain = job.output / PLAIN
     write_plain(job.checkpoint, plain)
     parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{job.variant}")
+    kind, _, imatrix = job.variant.partition("-")
+    parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    if imatrix:
+        importance = importance_matrix(job.checkpoint, job.calibration)
+        parameters.imatrix = as_array(importance)
     code = llama_cpp.llama_model_quantize(
         str(plain).encode(), str(job.output / SMALL).encode(), ctypes.byref(parameters)
     )
