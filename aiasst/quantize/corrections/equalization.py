@@ -100,11 +100,11 @@ def _error(
         else:
             total += output_error(difference, scaled_hessian)
         if grid.block_size is None:
-            total += _activation_error(scaled, scaled_energy)
+            total += activation_error(scaled, scaled_energy)
     return total
 
 
-def _activation_error(weight: FloatMatrix, energy: FloatVector) -> float:
+def activation_error(weight: FloatMatrix, energy: FloatVector) -> float:
     """Squared output error a token when a row of activations is rounded to 255 steps between its extremes.
 
     The step follows from the largest channel; its rounding noise, a twelfth of the step's square, falls on every channel alike.
