@@ -163,6 +163,7 @@ def fed_inputs(graph: ir.Graph) -> list[ir.Value]:
 
 
 def is_cache(value: ir.Value) -> bool:
-    """Keys and values of tokens before: a float input of three dimensions or more."""
+    """Keys and values of tokens before: a float input of three dimensions or more that is called so."""
     rank = 0 if value.shape is None else len(value.shape)
-    return value.dtype is not None and value.dtype.is_floating_point() and rank >= 3
+    called = any(word in (value.name or "") for word in ("past", "cache"))
+    return called and value.dtype is not None and value.dtype.is_floating_point() and rank >= 3
