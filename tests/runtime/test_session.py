@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from aiasst.errors import ArtifactError, ResourceError
 from aiasst.runtime.session import DecoderSession, GraphSession, SessionSettings
@@ -137,3 +138,36 @@ def test_a_graph_without_a_cache_is_no_decoder() -> None:
 def test_an_unknown_or_absent_provider_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="no execution provider 'abacus'"):
         GraphSession.open(tmp_path, SessionSettings(provider="abacus"))
+
+
+def test_weights_that_are_handed_over_are_neither_copied_nor_asked_for(tmp_path: Path) -> None:
+    """A table and a factor of 64 MB each, memory-mapped: of the table two rows are read, of the factor all, in place."""
+    size = 4096
+    for name in ("table", "factor"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(4 * size * size)
+    mapped = {name: np.memmap(tmp_path / name, np.float32, "r", shape=(size, size)) for name in ("table", "factor")}
+    shapes = {"ids": (TensorProto.INT64, ["rows"]), **dict.fromkeys(mapped, (TensorProto.FLOAT, [size, size]))}
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["x"]),
+        helper.make_node("MatMul", ["x", "factor"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in shapes.items()],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    before = _anonymous_bytes()
+    session = GraphSession.open(model.SerializeToString(), weights=mapped)
+    assert session.input_names == ("ids",)
+    assert not session.run({"ids": np.array([1, 7])})[0].any()
+    assert _anonymous_bytes() - before < 32 << 20
+
+
+def _anonymous_bytes() -> int:
+    """Memory that is ours alone; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
