@@ -113,9 +113,9 @@ class AccuracyCard(Document):
         parts = ["aiasst", "eval", self.model]
         if self.original is not None:
             parts += ["--against", self.original]
-        if self.text is not None:
-            if not self.text.shipped and (self.scores is None or self.text.name != self.scores.data):
-                parts += ["--text", self.text.name]
+        # Without a text of its own, an encoder is compared on all texts of its task.
+        if self.text is not None and (self.scores is None or self.text.name != self.scores.data):
+            parts += [] if self.text.shipped else ["--text", self.text.name]
             parts += ["--tokens", str(self.text.tokens)]
         if self.scores is not None:
             parts += ["--task", self.scores.task, "--data", self.scores.data]

@@ -1,4 +1,4 @@
-"""`aiasst inspect`: what a model folder is, from its manifest alone. Opens no graph and no weights."""
+"""`aiasst inspect`: what a model folder is, from its manifest and accuracy card alone. Opens no graph and no weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aiasst.cli import card as cards
 from aiasst.cli import output
 from aiasst.cli.options import Folder, Json
 
@@ -30,6 +31,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Show what a model folder is: source, task, architecture, formats, accuracy of the conversion."""
+    from aiasst.artifacts.card import read_card
     from aiasst.artifacts.model_folder import ModelFolder
 
     model = ModelFolder.open(folder)
@@ -39,6 +41,8 @@ def command(
         output.document(model.manifest.model_dump(mode="json"))
         return
     output.section(str(folder), _facts(model, hashes_checked=check))
+    if card := read_card(model):
+        output.section(f"\nAccuracy{f' against {card.original}' if card.original else ''}", cards.brief(card))
     output.table("Weights by role", *_by_role(model.manifest), right=("weights", "bytes", "share"))
     if weights:
         output.table("Weights", *_every_weight(model.manifest), right=("layer", "bytes"))
