@@ -1,1 +1,1 @@
-"""Measuring a model on the runtime that will run it: perplexity, KL divergence, top-1 agreement."""
+"""Measuring a model on the runtime that will run it: accuracy cards, and what they are made of. `measure.measure_card` is the way in."""

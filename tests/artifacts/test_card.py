@@ -168,3 +168,12 @@ def test_bits_per_weight_is_the_plans() -> None:
     manifest = ModelFolder.open(default_model()).manifest
     assert manifest.quantization is not None
     assert bits_per_weight(manifest) == manifest.quantization.bits_per_weight
+
+
+def test_every_key_is_explained() -> None:
+    path = Path(__file__).resolve().parents[2] / "docs" / "card.md"
+    explained = {line.split("`")[1] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| `")}
+    nested = {"text": MeasuredText, "scores": TaskScores}
+    keys = set(AccuracyCard.model_fields)
+    keys |= {f"{name}.{key}" for name, document in nested.items() for key in document.model_fields}
+    assert explained == keys
