@@ -143,7 +143,7 @@ class AccuracyCard(Document):
 
     def _decoder_measures(self) -> Iterator[tuple[str, str, str]]:
         if self.perplexity_after is not None:
-            meaning = "between how many words the model hesitates, as it were; lower is better"
+            meaning = "the model hesitates as if between so many tokens"
             yield "perplexity", change(self.perplexity_before, self.perplexity_after, "{:.3f}"), meaning
         if self.kl_mean is not None and self.kl_p999 is not None:
             yield "KL divergence, mean", f"{self.kl_mean:.4f} nats", "how far its predictions moved; 0: not at all"
@@ -164,7 +164,7 @@ class AccuracyCard(Document):
 
     def _encoder_measures(self) -> Iterator[tuple[str, str, str]]:
         if self.similarity_mean is not None and self.similarity_min is not None:
-            meaning = "cosine of a text's vector with the original's; 1: the same direction"
+            meaning = "cosine of a text's vector with the original's; 1: the same"
             yield "similarity, mean", f"{self.similarity_mean:.5f}", meaning
             yield "similarity, lowest", f"{self.similarity_min:.5f}", "the text whose vector moved most"
         if self.scores is not None:

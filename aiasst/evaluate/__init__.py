@@ -1,1 +1,4 @@
-"""Measuring a model on the runtime that will run it: accuracy cards, and what they are made of. `measure.measure_card` is the way in."""
+"""Measuring a model on the runtime that will run it: accuracy cards, and what they are made of.
+
+The way in is `measure.measure_card`.
+"""
