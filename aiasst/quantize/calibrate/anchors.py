@@ -114,8 +114,13 @@ class Anchors:
         return [*begins, (behind, "head")] if behind < len(numbers) else begins
 
     def _counted(self) -> list[tuple[int, str]]:
+        """Every few products a layer, and those that read the same value in one."""
         inner = len(self.products) - (self.head is not None)
-        begins = [(index, f"products from {index}") for index in range(0, inner, _PRODUCTS_A_LAYER)]
+        begins: list[tuple[int, str]] = []
+        for index in range(inner):
+            alone = index == 0 or self.products[index].value != self.products[index - 1].value
+            if not begins or (alone and index - begins[-1][0] >= _PRODUCTS_A_LAYER):
+                begins.append((index, f"products from {index}"))
         return [*begins, (inner, "head")] if self.head is not None else begins
 
 
@@ -126,7 +131,7 @@ class _Span:
     begin: int
     last: int
     counts: bool
-    """It is computed, and of a floating-point type as far as is known."""
+    """It is computed, and of a floating-point type."""
 
 
 class Life:
@@ -150,8 +155,8 @@ class Life:
             if begin == 0 and is_cache(value):
                 self._caches_until = until
             elif begin is not None:
-                may_be_float = value.dtype is None or value.dtype.is_floating_point()
-                self._spans[value.name or ""] = _Span(begin, until, begin > 0 and may_be_float)
+                is_float = value.dtype is not None and value.dtype.is_floating_point()
+                self._spans[value.name or ""] = _Span(begin, until, begin > 0 and is_float)
 
     def names_alive(self, cut: int) -> tuple[str, ...]:
         """What is needed behind `cut` (nodes before it) and was there before."""

@@ -89,11 +89,6 @@ class LayerSession:
         results = dict(zip(computed, self._session.run(needed | self._empty(feeds), computed), strict=True))
         return [results[name] if name in results else feeds[name] for name in names]
 
-    def output_dtype(self, name: str) -> np.dtype[Any]:
-        """Element type of a computed output."""
-        assert self._session is not None
-        return self._session.output_dtype(name)
-
     def _empty(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         if not self._caches:
             return {}
@@ -111,8 +106,6 @@ class LayeredModel:
     result: str
     """The model's first output: logits, or hidden states."""
     _model: ir.Model = field(repr=False)
-    _types: dict[str, ir.DataType] = field(repr=False, default_factory=dict)
-    """Of values that the graph tells no type of."""
 
     def open(self, layer: Layer, outputs: Sequence[str], replaced: Mapping[str, Array] | None = None) -> LayerSession:
         """The part of `layer` that computes `outputs`, with the constants `replaced` in place of the originals.
@@ -135,7 +128,7 @@ class LayeredModel:
         fed = [name for name in part.entering if name not in caches]
         if caches:
             fed.append(signature.INPUT_IDS)
-        graph = part.serialize(self._model, self._types, replaced or {})
+        graph = part.serialize(self._model, replaced or {})
         session = GraphSession.open(graph, SessionSettings(arena=False), _arrays(part.weights, replaced or {}))
         return LayerSession(session, tuple(dict.fromkeys([*fed, *passed])), caches)
 
@@ -160,9 +153,9 @@ def cut_layers(source: QuantizeSource, inventory: Inventory) -> LayeredModel:
     _refuse_unknown_inputs(graph)
     for node in Anchors(graph, inventory).nodes_before_layers():
         take_apart(graph, node)
-    layered = _layered(ir.Model(graph, ir_version=source.model.ir_version), Anchors(graph, inventory))
-    _learn_types(layered)
-    return layered
+    model = ir.Model(graph, ir_version=source.model.ir_version)
+    _learn_types(model)
+    return _layered(model, Anchors(graph, inventory))
 
 
 def _layered(model: ir.Model, anchors: Anchors) -> LayeredModel:
@@ -218,13 +211,15 @@ def _arrays(weights: Iterable[ir.Value], replaced: Mapping[str, Array]) -> dict[
     return arrays
 
 
-def _learn_types(layered: LayeredModel) -> None:
-    """Ask ONNX Runtime for the types that the graph does not tell, layer by layer."""
-    for layer in layered.layers:
-        unknown = [n for n in layer.outputs if n not in layer.inputs and layered._values[n].dtype is None]
-        if unknown:
-            session = layered.open(layer, unknown)
-            layered._types.update({n: ir.DataType.from_numpy(session.output_dtype(n)) for n in unknown})
+def _learn_types(model: ir.Model) -> None:
+    """Ask ONNX Runtime for the types that the graph does not tell: it finds them at opening, before anything is run."""
+    values = values_of(model.graph)
+    computed = [(name, value) for name, value in values.items() if value.producer() is not None]
+    unknown = [name for name, value in computed if value.dtype is None and (value.uses() or value.is_graph_output())]
+    if unknown:
+        session = GraphSession.open(Part(values, (), unknown).serialize(model, {}), SessionSettings(arena=False))
+        for name in unknown:
+            values[name].type = ir.TensorType(ir.DataType.from_numpy(session.output_dtype(name)))
 
 
 def _empty_cache(value: ir.Value, rows: int) -> Array:

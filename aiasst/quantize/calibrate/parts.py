@@ -54,12 +54,11 @@ class Part:
         """Large constants."""
         self._constants = [value for value in constants.values() if not is_big(value)]
 
-    def serialize(self, model: ir.Model, types: Mapping[str, ir.DataType], replaced: Mapping[str, Array]) -> bytes:
+    def serialize(self, model: ir.Model, replaced: Mapping[str, Array]) -> bytes:
         """As a file whose inputs are `entering` and then `weights`.
 
         Args:
             model: the model that the part is of.
-            types: of the values entering that the model tells no type of.
             replaced: other contents of small constants, by name.
 
         Raises:
@@ -75,7 +74,7 @@ class Part:
         )
         graph = view.clone()
         for value, original in zip(graph.inputs, view.inputs, strict=True):
-            _declare(value, original, types)
+            _declare(value, original)
         for name, value in graph.initializers.items():
             assert value.const_value is not None
             inline = ir.Tensor(fitting(replaced[name], value.const_value), name=name) if name in replaced else None
@@ -96,15 +95,13 @@ def fitting(array: Array, tensor: ir.TensorProtocol) -> Array:
     return np.ascontiguousarray(array, dtype=tensor.dtype.numpy())
 
 
-def _declare(value: ir.Value, original: ir.Value, types: Mapping[str, ir.DataType]) -> None:
+def _declare(value: ir.Value, original: ir.Value) -> None:
     """Give an input of the small graph its type and, where it is sure, its shape."""
     tensor = original.const_value
     if tensor is not None:
         value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tuple(int(d) for d in tensor.shape.numpy()))
         value.const_value = None
         return
-    if original.name in types:
-        value.type = ir.TensorType(types[original.name or ""])
     if original.producer() is not None:
         value.shape = None
 
