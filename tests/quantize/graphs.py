@@ -79,3 +79,9 @@ def nodes(path: Path, op_type: str) -> list[onnx.NodeProto]:
 def attribute(node: onnx.NodeProto, name: str) -> Any:
     """An attribute's value."""
     return next(helper.get_attribute_value(a) for a in node.attribute if a.name == name)
+
+
+def constants(path: Path) -> dict[str, Any]:
+    """Name → array of a file's initializers."""
+    tensors = onnx.load(path).graph.initializer
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}

@@ -18,16 +18,17 @@ from aiasst.quantize.matrix import Matrix
 
 _FLOAT = 4
 # The interpreter, numpy, torch, ONNX Runtime and a tokenizer, after their first use.
-_PROGRAM_BYTES = 480 << 20
+_PROGRAM_BYTES = 400 << 20
 _PLAIN_PROGRAM_BYTES = 160 << 20
 # What the allocators hold beyond what was asked of them.
-_SLACK = 1.15
+_SLACK = 1.1
 # The weights of a layer in a session: as they lie, and packed for the kernels.
 _SESSION_COPIES = 2
-# Matrices [K, K] beside the statistics, while they are gathered and while a factorization works on copies.
-_COLLECTING_COPIES, _ROUNDING_COPIES = 0, 8
-# Copies of a piece of a weight as it is rounded: as it lies, scaled, its target, the algorithm's own.
-_PIECE_COPIES = 12
+# Matrices [K, K], with the statistics: while they are gathered, as targets are corrected (with the float chain's), as an
+# algorithm factorizes.
+_GATHERED, _CORRECTING, _FACTORIZING = 1, 6.5, 5
+# Copies of a piece of a weight as its target is corrected, and as an algorithm rounds it.
+_PIECE_TARGET_COPIES, _PIECE_ROUNDING_COPIES = 4, 10
 # How often a layer is run a chain: up to each of its groups, and to its end.
 _FLOAT_RUNS, _QUANTIZED_RUNS = 1.0, 2.5
 # The finished folder in a session: mapped, and packed for the kernels.
@@ -164,23 +165,24 @@ def _running(work: Work, layer: LayerShape, batch: int) -> float:
     widths = sum(matrix.n + matrix.k for matrix in layer.run) + 4 * work.hidden
     scores = work.heads * work.length * tokens if layer.groups else 0
     activations = 2 * _FLOAT * (tokens * widths + scores)
-    return weights + replaced + activations + _statistics(work, layer, _COLLECTING_COPIES)
+    return weights + replaced + activations + _squares(work, layer, _GATHERED * (2 if work.compares else 1))
 
 
 def _rounding(work: Work, layer: LayerShape) -> float:
     """The weights of one group on their way to the grid, with those of the layer that are done."""
     done = _FLOAT * sum(matrix.elements for matrix in layer.run)
-    everything = (*layer.rounded, *layer.lookups)
-    largest = max((matrix.elements for matrix in everything), default=0)
-    piece = min(largest, PIECE_ELEMENTS) * _PIECE_COPIES * _FLOAT
-    return done + piece + 1.1 * largest + _statistics(work, layer, _ROUNDING_COPIES)
+    largest = max((matrix.elements for matrix in (*layer.rounded, *layer.lookups)), default=0)
+    piece = _FLOAT * min(largest, PIECE_ELEMENTS)
+    target = _squares(work, layer, _CORRECTING) + _PIECE_TARGET_COPIES * piece if work.compares else 0
+    rounding = _squares(work, layer, _FACTORIZING) + _PIECE_ROUNDING_COPIES * piece
+    return done + 1.1 * largest + max(target, rounding)
 
 
-def _statistics(work: Work, layer: LayerShape, copies: int) -> float:
+def _squares(work: Work, layer: LayerShape, count: float) -> float:
+    """Bytes of `count` matrices [K, K] of the widest group."""
     if work.need != "hessian" or not layer.groups:
         return 0
-    kept = 2 if work.compares else 1
-    return (kept + copies) * _FLOAT * max(layer.groups) ** 2
+    return count * _FLOAT * max(layer.groups) ** 2
 
 
 def _operations(work: Work, layer: LayerShape) -> float:

@@ -255,20 +255,27 @@ class _LayerRun:
 
     def _round_group(self, group: Group, members: Sequence[Member]) -> None:
         statistics = self._collect(group, members)
+        means = statistics.mean_float, statistics.mean_quantized
         scales = self._fold(group, members, statistics)
-        scaled = statistics if scales is None else statistics.divided(scales)
+        if scales is not None:
+            statistics.divide(scales)
         for member in members:
             matrix = member.found.matrix
             if member.grid is None and scales is None:
                 continue
-            content = rounding.round_member(member, scaled, scales, self._walk.task.algorithm)
+            algorithm, last = self._walk.task.algorithm, member is members[-1]
+            content = rounding.round_member(member, statistics, scales, algorithm, last=last)
             self._matrices[matrix.name] = content
-            if self._last and group is self._groups[-1][0] and _private_bias(member) is None:
+            bias = _private_bias(member)
+            if self._last and group is self._groups[-1][0] and bias is None:
                 # Nobody runs what comes after, and a head is large.
                 continue
             stored = rounding.stored_weight(matrix, content, scales, member.spec)
             self._replaced[matrix.name] = stored
-            self._correct_bias(member, stored, statistics)
+            if bias is not None and bias.name is not None and means[0] is not None and means[1] is not None:
+                original = weight_rows(member.found)
+                corrected = rounding.corrected_bias(_vector(bias), matrix, original, stored, means[0], means[1])
+                self._vectors[bias.name] = self._replaced[bias.name] = corrected
 
     def _collect(self, group: Group, members: Sequence[Member]) -> GroupStatistics:
         """Statistics of what the group reads, its tokens one batch after the other."""
@@ -297,15 +304,6 @@ class _LayerRun:
         constants = self._walk.task.graph.initializers
         self._vectors |= {name: folding.divide(_vector(constants[name]), scales) for name in fold.vectors}
         return scales
-
-    def _correct_bias(self, member: Member, stored: FloatMatrix, statistics: GroupStatistics) -> None:
-        bias = _private_bias(member)
-        if bias is None:
-            return
-        original = weight_rows(member.found)
-        corrected = rounding.corrected_bias(_vector(bias), member.found.matrix, original, stored, statistics)
-        name = bias.name or ""
-        self._vectors[name] = self._replaced[name] = corrected
 
 
 class _Clock:

@@ -13,7 +13,7 @@ Large matrices go through in pieces of rows, since rounding never couples two ro
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -47,9 +47,12 @@ class Member:
         return formats.load(self.spec.format).grid(self.spec)
 
 
-@dataclass(frozen=True)
+@dataclass
 class GroupStatistics:
-    """What was seen of the activation x [rows, K] in the quantized chain, and of x' of the same tokens in the float chain."""
+    """What was seen of the activation x [rows, K] in the quantized chain, and of x' of the same tokens in the float chain.
+
+    Matrices [K, K] are what a calibration's peak of memory consists of: `cross` goes as soon as the last target is known.
+    """
 
     rows: int
     energy: FloatVector
@@ -63,18 +66,15 @@ class GroupStatistics:
     mean_quantized: FloatVector | None = None
     """Mean of x, [K]."""
 
-    def divided(self, scales: FloatVector) -> GroupStatistics:
-        """The statistics of x / scales and x' / scales; large matrices are divided in place."""
+    def divide(self, scales: FloatVector) -> None:
+        """Become the statistics of x / scales and x' / scales."""
         for matrix in (self.hessian, self.cross):
             if matrix is not None:
                 matrix /= scales
                 matrix /= scales[:, None]
-        return replace(
-            self,
-            energy=self.energy / scales**2,
-            mean_float=None if self.mean_float is None else self.mean_float / scales,
-            mean_quantized=None if self.mean_quantized is None else self.mean_quantized / scales,
-        )
+        self.energy = self.energy / scales**2
+        self.mean_float = None if self.mean_float is None else self.mean_float / scales
+        self.mean_quantized = None if self.mean_quantized is None else self.mean_quantized / scales
 
 
 def find_scales(members: Sequence[Member], statistics: GroupStatistics) -> FloatVector:
@@ -85,11 +85,17 @@ def find_scales(members: Sequence[Member], statistics: GroupStatistics) -> Float
 
 
 def round_member(
-    member: Member, statistics: GroupStatistics | None, scales: FloatVector | None, algorithm: Algorithm
+    member: Member,
+    statistics: GroupStatistics | None,
+    scales: FloatVector | None,
+    algorithm: Algorithm,
+    *,
+    last: bool = False,
 ) -> Quantized | FloatMatrix:
     """The weight with folded `scales`, on its grid, or float32 [N, K] where that has none.
 
-    `statistics` are those of the inputs divided by `scales`; None where nothing was seen of them.
+    `statistics` are those of the inputs divided by `scales`; None where nothing was seen of them. After the `last` member of
+    a group they have no `cross` any more.
     """
     grid = member.grid
     if grid is None:
@@ -99,9 +105,10 @@ def round_member(
     for rows in pieces_of(member.found.matrix):
         # Mapped anew for each piece, so that the pages of the one before are let go.
         target = _folded(weight_rows(member.found)[rows], scales)
-        if algorithm.PROPAGATES and statistics is not None:
-            assert statistics.hessian is not None and statistics.cross is not None
-            target = corrected_target(target, statistics.hessian, statistics.cross)
+        if algorithm.PROPAGATES:
+            target = _corrected(target, statistics)
+        if last and statistics is not None and rows.stop == member.found.matrix.n:
+            statistics.cross = None
         pieces.append(algorithm.quantize(target, grid, known))
     return _joined(pieces)
 
@@ -132,17 +139,21 @@ def weights_of(content: Quantized | FloatMatrix, rows: slice, spec: WeightFormat
 
 
 def corrected_bias(
-    bias: FloatVector, matrix: Matrix, weight: FloatMatrix, stored: FloatMatrix, statistics: GroupStatistics
+    bias: FloatVector,
+    matrix: Matrix,
+    weight: FloatMatrix,
+    stored: FloatMatrix,
+    mean_float: FloatVector,
+    mean_quantized: FloatVector,
 ) -> FloatVector:
     """The bias [N] that makes up for the mean error of the product.
 
-    `weight` is the original [N, K] and `stored` what takes its place; `statistics` are of the inputs without scales.
+    `weight` is the original [N, K] and `stored` what takes its place; the means [K] are of the inputs without scales.
     """
-    assert statistics.mean_float is not None and statistics.mean_quantized is not None
     shifted = bias.copy()
     for rows in pieces_of(matrix):
         rounded = matrix.as_rows(stored)[rows]
-        shifted[rows] += bias_shift(weight[rows], rounded, statistics.mean_float, statistics.mean_quantized)
+        shifted[rows] += bias_shift(weight[rows], rounded, mean_float, mean_quantized)
     return shifted
 
 
@@ -154,6 +165,12 @@ def pieces_of(matrix: Matrix) -> Iterator[slice]:
 
 def _folded(rows: FloatMatrix, scales: FloatVector | None) -> FloatMatrix:
     return rows if scales is None else folding.multiply_columns(rows, scales)
+
+
+def _corrected(rows: FloatMatrix, statistics: GroupStatistics | None) -> FloatMatrix:
+    if statistics is None or statistics.hessian is None or statistics.cross is None:
+        return rows
+    return corrected_target(rows, statistics.hessian, statistics.cross)
 
 
 def _joined(pieces: Sequence[Quantized]) -> Quantized:

@@ -95,7 +95,8 @@ def test_scales_and_statistics_belong_together(found: Found) -> None:
     """Dividing the statistics by the scales is the same as having looked at divided inputs."""
     x, original = _inputs()
     scales = np.exp(graphs.random(K, seed=4)).astype(np.float32)
-    divided, again = _seen(x, original).divided(scales), _seen(x / scales, original / scales)
+    divided, again = _seen(x, original), _seen(x / scales, original / scales)
+    divided.divide(scales)
     for name in ("energy", "hessian", "cross", "mean_float", "mean_quantized"):
         np.testing.assert_allclose(getattr(divided, name), getattr(again, name), rtol=1e-3, atol=1e-3)
 
@@ -109,11 +110,12 @@ def test_each_step_lowers_the_error_of_the_outputs(found: Found) -> None:
         errors[name] = _output_error(found, rounding.stored_weight(found.matrix, content, None, INT4), x, original)
     statistics = _seen(x, original)
     scales = rounding.find_scales([member], statistics)
-    content = rounding.round_member(member, statistics.divided(scales), scales, gptq)
+    statistics.divide(scales)
+    content = rounding.round_member(member, statistics, scales, gptq, last=True)
+    assert statistics.cross is None
     stored = rounding.stored_weight(found.matrix, content, scales, INT4)
     errors["scaled"] = _output_error(found, stored, x, original)
-    bias = rounding.corrected_bias(
-        np.zeros(N, np.float32), found.matrix, weight_rows(found), stored, _seen(x, original)
-    )
+    before, means = np.zeros(N, np.float32), (original.mean(axis=0), x.mean(axis=0))
+    bias = rounding.corrected_bias(before, found.matrix, weight_rows(found), stored, *means)
     errors["bias"] = _output_error(found, stored, x, original, bias)
     assert errors["mse"] > errors["gptq"] > errors["scaled"] > errors["bias"]
