@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from aiasst.quantize.calibrate.rounding import GroupStatistics, Member
 from aiasst.quantize.calibrate.state import StepResult, WorkState
 from aiasst.quantize.calibrate.statistics import Accumulator
 from aiasst.quantize.calibrate.task import Task
+from aiasst.quantize.corrections.tied import tied_hessian
 from aiasst.quantize.grid import Quantized
 from aiasst.quantize.matrix import FloatMatrix
 from aiasst.quantize.rewrite import added_bias
@@ -92,6 +94,7 @@ class _Walk:
     def run(self) -> None:
         """All layers that are not finished yet."""
         layers, error = self.task.layered.layers, 0.0
+        self._check_boundaries()
         if not self.state.finished(_LOOKUPS):
             self.state.save(_LOOKUPS, StepResult(self._rounded_lookups(), {}, 0.0))
         for number, layer in enumerate(layers):
@@ -103,6 +106,12 @@ class _Walk:
                 self.clock.tell(number, share, error)
             error = self.state.error(_step(layer))
             self.clock.tell(number, 1.0, error)
+
+    def _check_boundaries(self) -> None:
+        """Begin anew where somebody took away what the first unfinished layer would read."""
+        layer = next((layer for layer in self.task.layered.layers if not self.state.finished(_step(layer))), None)
+        if layer is not None and not (self.float.ready(layer) and self.quantized.ready(layer)):
+            self.state.begin_anew()
 
     def member(self, name: str) -> Member:
         """A weight with its planned format."""
@@ -150,6 +159,8 @@ class _Walk:
                 if name in group.weights:
                     inputs = ((values[group.value], None) for values in chain.run(layer, [group.value]))
                     statistics = self.collect(inputs, self.found[name].matrix.k, cross=False)
+                    if statistics.hessian is not None:
+                        statistics = replace(statistics, hessian=tied_hessian(statistics.hessian))
                     shutil.rmtree(self.state.folder / "ahead")
                     return statistics
             self.clock.look_ahead(number)

@@ -141,6 +141,13 @@ class WorkState:
         with np.load(self._file(step), allow_pickle=False) as archive:
             return float(json.loads(str(archive[_INDEX]))["error"])
 
+    def begin_anew(self) -> None:
+        """Forget every finished step: what the next one would read is not there."""
+        for part in (_DONE, _BOUNDARIES, _MAPPED):
+            shutil.rmtree(self.folder / part, ignore_errors=True)
+        (self.folder / _DONE).mkdir()
+        self._places.clear()
+
     def remove(self) -> None:
         """Throw the work away: the folder it was for is written."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from shutil import copytree, ignore_patterns, rmtree
 from typing import Any
 
 import numpy as np
@@ -117,18 +118,23 @@ def _gemma(tiny: Tiny, out: Path, ids: Path, **more: Any) -> ModelFolder:
     return quantize(tiny("gemma3"), out, recipe="int4", algorithm="gptq", calibration=ids, **more)
 
 
-def test_what_an_error_interrupts_goes_on_where_it_stopped(
-    tiny: Tiny, tmp_path: Path, ids: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = _gemma(tiny, tmp_path / "whole", ids).manifest.files
+def _fill_disk_at(last: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step `last` finds no room any more."""
     save = WorkState.save
 
     def full(self: WorkState, step: str, result: Any) -> None:
-        if step == "layer-0003":
+        if step == last:
             raise OSError(28, "No space left on device")
         save(self, step, result)
 
     monkeypatch.setattr(WorkState, "save", full)
+
+
+def test_what_an_error_interrupts_goes_on_where_it_stopped(
+    tiny: Tiny, tmp_path: Path, ids: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _gemma(tiny, tmp_path / "whole", ids).manifest.files
+    _fill_disk_at("layer-0003", monkeypatch)
     with pytest.raises(ResourceError, match="disk is full") as caught:
         _gemma(tiny, tmp_path / "out", ids)
     assert "goes on where it stopped" in caught.value.hint
@@ -142,6 +148,18 @@ def test_what_an_error_interrupts_goes_on_where_it_stopped(
     assert _gemma(tiny, tmp_path / "out", ids, progress=events.append).manifest.files == whole
     assert "layer 4 of 9" in next(event.note for event in events if event.stage == "calibrate")
     assert not kept.exists()
+
+
+def test_work_whose_activations_are_gone_begins_anew(
+    tiny: Tiny, tmp_path: Path, ids: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _gemma(tiny, tmp_path / "whole", ids).manifest.files
+    _fill_disk_at("layer-0003", monkeypatch)
+    with pytest.raises(ResourceError):
+        _gemma(tiny, tmp_path / "out", ids)
+    monkeypatch.undo()
+    rmtree(work_folder(tmp_path / "out") / "boundaries")
+    assert _gemma(tiny, tmp_path / "out", ids).manifest.files == whole
 
 
 def test_a_full_disk_between_layers_is_said_and_survived(
@@ -218,8 +236,6 @@ def test_the_preview_tells_what_it_will_take(tiny: Tiny, ids: Path) -> None:
 def test_without_text_a_plainer_algorithm_takes_over_and_the_plan_says_so(
     tiny: Tiny, tmp_path: Path, ids: Path
 ) -> None:
-    from shutil import copytree, ignore_patterns
-
     bare = copytree(tiny("llama").path, tmp_path / "bare", ignore=ignore_patterns("tokenizer*"))
     manifest = bare / "aiasst.json"
     data = ModelFolder.open(tiny("llama").path).manifest
