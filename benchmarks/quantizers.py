@@ -280,8 +280,8 @@ def bits_of(folder: Path) -> float:
 
 def import_packed(bench: Bench, folder: Path) -> Path:
     """AutoRound's packed checkpoint as a model folder; embedding and head, which it leaves, rounded to int8."""
-    converted, small = folder / "imported", folder / "imported-int8-head"
-    run_isolated(sys.executable, "-m", "aiasst", "convert", folder / "packed", "-o", converted, "--force", "--quiet")
+    converted, small = bench.work / "imported", bench.work / "imported-int8-head"
+    run_isolated(sys.executable, "-m", "aiasst", "convert", folder, "-o", converted, "--force", "--quiet")
     run_isolated(
         sys.executable, "-m", "aiasst", "quantize", converted, "--recipe", "int8", "-o", small, "--force", "--quiet"
     )

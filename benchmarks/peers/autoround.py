@@ -1,4 +1,4 @@
-"""AutoRound with its defaults (W4A16: 4 bits, blocks of 128, symmetric, 200 steps a layer), run in fp32 on the CPU."""
+"""AutoRound with its defaults (W4A16: 4 bits, blocks of 128, symmetric, 200 steps a layer) on the CPU, packed in GPTQ form."""
 
 from __future__ import annotations
 
@@ -10,31 +10,59 @@ from common import Job, Writer, checkpoint_bytes, int8_head, main, quiet, torch_
 quiet()
 
 import torch  # noqa: E402
-from auto_round import AutoRound  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
-PACKED, ROUNDED = "packed", "rounded"
+BITS, PER_WORD = 4, 8
 
 
 def quantize(job: Job) -> None:
-    """Write the packed checkpoint, and beside it one with the rounded weights in fp32."""
+    """Write the packed checkpoint to the output folder."""
+    from auto_round import AutoRound
+
     model = AutoModelForCausalLM.from_pretrained(job.checkpoint, dtype=torch.float32)
-    batches = list(torch.from_numpy(job.calibration).split(8))
     tool = AutoRound(
-        model, AutoTokenizer.from_pretrained(job.checkpoint), scheme="W4A16", dataset=batches, device_map="cpu",
-        nsamples=len(job.calibration), seqlen=job.calibration.shape[1], seed=42,
+        model, AutoTokenizer.from_pretrained(job.checkpoint), scheme="W4A16", device_map="cpu",
+        dataset=list(torch.from_numpy(job.calibration).split(8)),
+        nsamples=len(job.calibration), seqlen=job.calibration.shape[1],
     )  # fmt: skip
-    rounded, _ = tool.quantize()
-    rounded.save_pretrained(job.output / ROUNDED)
-    tool.save_quantized(job.output / PACKED, format="auto_gptq", inplace=True)
+    tool.quantize()
+    tool.save_quantized(job.output, format="auto_gptq", inplace=True)
+
+
+def unpacked(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a packed checkpoint in fp32, products as [N, K]; activation order is not known here."""
+    tensors = {name: value for file in sorted(folder.glob("*.safetensors")) for name, value in load_file(file).items()}
+    plain = {name: value.float() for name, value in tensors.items() if value.is_floating_point()}
+    for name, packed in tensors.items():
+        if not name.endswith(".qweight"):
+            continue
+        stem = name.removesuffix("qweight")
+        scales = plain.pop(stem + "scales")
+        values = nibbles(packed.T).T  # [K, N]: eight rows lie in a word
+        zeros = nibbles(tensors[stem + "qzeros"]) + 1  # [groups, N]: the format stores them less one
+        group = len(values) // len(scales)
+        plain[stem + "weight"] = ((values - zeros.repeat_interleave(group, 0)) * scales.repeat_interleave(group, 0)).T
+    return plain
+
+
+def nibbles(words: torch.Tensor) -> torch.Tensor:
+    """int32 [rows, words] → the eight values in each, lowest first, [rows, 8 * words]."""
+    shifts = torch.arange(PER_WORD, dtype=torch.int32) * BITS
+    return ((words.unsqueeze(-1) >> shifts) & (2**BITS - 1)).flatten(1)
 
 
 def logits(folder: Path, ids: np.ndarray, writer: Writer, with_int8_head: bool) -> int:
-    """Logits by torch over the rounded weights (activations in fp32)."""
-    model = AutoModelForCausalLM.from_pretrained(folder / ROUNDED, dtype=torch.float32).eval()
+    """Logits by torch over the unpacked weights (activations in fp32)."""
+    config = AutoConfig.from_pretrained(folder)
+    del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    missing, unexpected = model.load_state_dict(unpacked(folder), strict=False)
+    if unexpected or set(missing) > {"lm_head.weight"}:
+        raise SystemExit(f"the packed checkpoint lacks {missing}, has {unexpected}")
     head = int8_head(model) if with_int8_head else None
     torch_logits(model, ids, writer)
-    return checkpoint_bytes(folder / PACKED, head)
+    return checkpoint_bytes(folder, head)
 
 
 if __name__ == "__main__":
