@@ -280,12 +280,11 @@ def bits_of(folder: Path) -> float:
 
 def import_packed(bench: Bench, folder: Path) -> Path:
     """AutoRound's packed checkpoint as a model folder; embedding and head, which it leaves, rounded to int8."""
-    converted, small = bench.work / "imported", bench.work / "imported-int8-head"
-    run_isolated(sys.executable, "-m", "aiasst", "convert", folder, "-o", converted, "--force", "--quiet")
+    converted = bench.work / "imported"
     run_isolated(
-        sys.executable, "-m", "aiasst", "quantize", converted, "--recipe", "int8", "-o", small, "--force", "--quiet"
+        sys.executable, "-m", "aiasst", "convert", folder, "-o", converted, "--rest", "int8", "--force", "--quiet"
     )
-    return small
+    return converted
 
 
 def cells(bench: Bench, row: Row) -> tuple[str, ...]:
