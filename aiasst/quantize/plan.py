@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from aiasst.artifacts.model_folder import Weight
 from aiasst.artifacts.recipe import BLOCK_SIZES, FLOAT_ROLES, Recipe, WeightFormat
 from aiasst.quantize import formats
 from aiasst.quantize.matrix import LeftAlone, Matrix
+
+if TYPE_CHECKING:
+    from aiasst.quantize.planning.mix import PlannedMix
 
 FP32 = WeightFormat(format="fp32")
 # What serves where the wanted format cannot: an embedding (or a head tied to one), a graph of an old opset.
@@ -50,6 +54,8 @@ class Plan:
     """What could not be considered at all."""
     notes: tuple[str, ...] = ()
     """What else there is to know before the work begins, a sentence each."""
+    mix: PlannedMix | None = None
+    """What a budget came to; None where a recipe decided."""
 
     def format_of(self, name: str) -> WeightFormat:
         """The format planned for the weight `name`, which is one of `weights`."""

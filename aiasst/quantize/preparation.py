@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiasst.artifacts.model_folder import ModelFolder
+from aiasst.artifacts.model_folder import ModelFolder, disk_errors
 from aiasst.artifacts.recipe import Recipe, load_recipe
 from aiasst.errors import ArtifactError
 from aiasst.progress import ProgressFn, silent
@@ -24,6 +23,7 @@ from aiasst.quantize.tables import other_rows, unnamed_bytes
 if TYPE_CHECKING:
     from aiasst.artifacts.device import DeviceConfig
     from aiasst.quantize.planning.budget import Budget
+    from aiasst.quantize.planning.mix import PlannedMix
 
 _DEFAULT_RECIPE = "int4"
 # What serves where a model cannot be calibrated.
@@ -100,10 +100,12 @@ class _Preparation:
         if calibrates and sight is None:
             notes.append(f"{algorithm} gives way to {_FALLBACK}, which looks at no text: {obstacle}")
             algorithm = _FALLBACK
-        if wishes.budget is not None:
+        mix = None
+        if wishes.budget is not None and wishes.recipe is None:
             if sight is None:
                 raise ArtifactError(f"a budget cannot be planned: {obstacle}", "quantize by a recipe instead: --recipe")
-            recipe = self._planned(sight, algorithm)
+            mix = self._planned(sight, algorithm)
+            recipe = mix.recipe
         plan = _plan(self.source, self.inventory, recipe.model_copy(update={"algorithm": algorithm}))
         task = None
         if sight is not None and algorithms.load(algorithm).NEEDS != "nothing":
@@ -114,7 +116,7 @@ class _Preparation:
         else:
             matrices = [found.matrix for found in self.inventory.found]
             estimate.refuse_plain(matrices, plan.bytes_after, wishes.max_ram)
-        plan = replace(plan, notes=tuple(notes))
+        plan = replace(plan, notes=tuple(notes), mix=mix)
         return Prepared(self.source, self.inventory, plan, samples, task, self._destination(plan), wishes.budget)
 
     def _sight(self) -> tuple[_Sight | None, str]:
@@ -146,11 +148,13 @@ class _Preparation:
             vocab_size=shape.vocab_size if shape else None,
         )
 
-    def _planned(self, sight: _Sight, algorithm: str) -> Recipe:
+    def _planned(self, sight: _Sight, algorithm: str) -> PlannedMix:
         from aiasst.quantize.planning import plan_under_budget
 
         assert self.wishes.budget is not None
-        with tempfile.TemporaryDirectory(prefix=".aiasst-", dir=self.source.beside) as work:
+        # It stays: what was found out about the losses serves the next budget, and the work after a --dry-run.
+        work = self.source.beside / f".{self.source.name}.planning"
+        with disk_errors(work):
             return plan_under_budget(
                 self.source,
                 self.inventory,
@@ -158,10 +162,10 @@ class _Preparation:
                 self.wishes.budget,
                 algorithm=algorithm,
                 device=self.wishes.device,
-                work=Path(work),
+                work=work,
                 max_ram=self.wishes.max_ram,
                 progress=self.progress,
-            ).recipe
+            )
 
     def _destination(self, plan: Plan) -> Path:
         if self.output is not None:
