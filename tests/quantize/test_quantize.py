@@ -102,7 +102,8 @@ def test_the_manifest_says_what_was_done(story: ModelFolder, tmp_path: Path) -> 
 
 def test_the_same_recipe_gives_the_same_bytes(story: ModelFolder, tmp_path: Path) -> None:
     one, two = (quantize(story, tmp_path / name, recipe="mixed").manifest.files for name in ("one", "two"))
-    assert one == two
+    for name in (GRAPH_NAME, "model.onnx.data"):
+        assert one[name] == two[name]
 
 
 def test_the_preview_is_what_happens(story: ModelFolder, tmp_path: Path) -> None:
