@@ -90,6 +90,14 @@ def section(title: str, rows: Sequence[Sequence[str]]) -> None:
     _console(stderr=False, soft_wrap=False).print(grid)
 
 
+def picture(title: str, lines: Sequence[str]) -> None:
+    """Print lines of rich markup under a title on stdout; colours only where a terminal shows them. Nothing where there is none."""
+    if not lines:
+        return
+    console = _console(stderr=False)
+    console.print(f"[bold]{plain(title)}[/]", "", *lines, "", sep="\n")
+
+
 def plain(value: object) -> str:
     """`value` as text that `note` shows as it is, whatever brackets it has."""
     from rich.markup import escape

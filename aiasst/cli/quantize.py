@@ -1,8 +1,7 @@
-"""`aiasst quantize`: a smaller model folder by a recipe, or the plan for one. Translates and prints; the stage does the work."""
+"""`aiasst quantize`: a smaller model folder by a recipe or under a budget. Translates and prints; the stage does the work."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,16 +12,29 @@ from aiasst.cli.options import Force, Json, Quiet
 from aiasst.errors import UsageError
 
 if TYPE_CHECKING:
+    from aiasst.artifacts.card import AccuracyCard
+    from aiasst.artifacts.device import DeviceConfig
     from aiasst.artifacts.model_folder import ModelFolder
-    from aiasst.quantize.plan import Plan, PlannedWeight
+    from aiasst.quantize.plan import Plan
+    from aiasst.quantize.planning.budget import Budget
 
 EXAMPLES = (
     "aiasst quantize story --bits 4\n\n"
-    "aiasst quantize story --recipe mixed -o story-small\n\n"
+    "aiasst quantize story --target-bpw 4.5 --plot plan.png\n\n"
+    "aiasst quantize llama --max-size 1.1GB --max-kld 0.03 --max-ram 6GB\n\n"
+    "aiasst quantize llama --device device.json --token-ms 20 --workload 4x512+128\n\n"
+    "aiasst quantize story --recipe mixed --calibration chats.jsonl -o story-small\n\n"
     "aiasst quantize other-model.onnx --recipe w8a8 --dry-run"
 )
 
 _RECIPE_OF_BITS = {2: "int2-experimental", 4: "int4", 8: "int8"}
+_STABLE = (
+    "perplexity_before", "perplexity_after", "kl_mean", "kl_p999", "top1_agreement", "retained_percent", "bytes",
+    "bits_per_weight",
+)  # fmt: skip
+"""Names in `--json` that others build on."""
+
+_CALIBRATION, _BUDGET, _PLAN = "Calibration", "Budget: formats are planned so that it is kept, or it is refused", "Plan"
 
 
 def command(
@@ -37,20 +49,137 @@ def command(
         str | None,
         typer.Option("--recipe", "-r", metavar="NAME|FILE", help="A recipe by name, or a YAML file (default: int4)."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the sizes; write nothing.")] = False,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(
+            "--algorithm",
+            metavar="NAME",
+            help="How weights are rounded: rtn, mse, awq or gptq (default: the recipe's).",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="FILE",
+            help="Text to calibrate on: .jsonl, .txt, or token ids in .npz (default: our own texts).",
+            rich_help_panel=_CALIBRATION,
+        ),
+    ] = None,
+    sequences: Annotated[
+        int,
+        typer.Option("--sequences", metavar="N", min=1, help="Passages of it to use.", rich_help_panel=_CALIBRATION),
+    ] = 64,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Which passages.", rich_help_panel=_CALIBRATION)
+    ] = 0,
+    max_ram: Annotated[
+        str | None,
+        typer.Option(
+            "--max-ram",
+            metavar="6GB",
+            help="Memory the work may take; kept, or refused before it begins.",
+            rich_help_panel=_CALIBRATION,
+        ),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option("--max-size", metavar="1.1GB", help="Size of graph and weights.", rich_help_panel=_BUDGET),
+    ] = None,
+    target_bpw: Annotated[
+        float | None,
+        typer.Option(
+            "--target-bpw", metavar="4.5", help="Bits per weight, everything included.", rich_help_panel=_BUDGET
+        ),
+    ] = None,
+    max_kld: Annotated[
+        float | None,
+        typer.Option(
+            "--max-kld",
+            metavar="0.03",
+            help="KL divergence from the original, nats a token, on text calibration does not see.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None,
+    min_top1: Annotated[
+        float | None,
+        typer.Option(
+            "--min-top1",
+            metavar="0.93",
+            help="Share of tokens with the original's first choice.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None,
+    token_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--token-ms", metavar="20", help="Milliseconds a token, by the costs of --device.", rich_help_panel=_BUDGET
+        ),
+    ] = None,
+    device: Annotated[
+        Path | None,
+        typer.Option(
+            "--device", metavar="FILE", help="Device config of the machine it is for.", rich_help_panel=_BUDGET
+        ),
+    ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            "--workload",
+            metavar="4x512+128",
+            help="Sequences at once x tokens of a prompt + of an answer (default: 1x512+128).",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show plan, sizes, memory and time; write no folder.", rich_help_panel=_PLAN),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE.png",
+            help="Draw bits by layer, and beside it FILE-front.png: size and accuracy. With a budget.",
+            rich_help_panel=_PLAN,
+        ),
+    ] = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a model folder smaller and faster by rounding its weights."""
+    """Make a model folder smaller and faster by rounding its weights, and measure what that costs.
+
+    By a recipe (--bits, --recipe), or under a budget: then it is found out which
+    layers hurt, and bits are spent where they matter. A budget that cannot be
+    kept leaves no folder and exits with 3. With --bits or --recipe, --max-kld
+    and --min-top1 refuse a result that is worse.
+    """
+    from aiasst.cli import plan_view
     from aiasst.quantize import preview, quantize
 
-    name = _recipe_name(bits, recipe)
-    if dry_run:
-        _show_plan(preview(source, recipe=name), json=json)
-        return
+    budget = _budget(max_size, target_bpw, max_kld, min_top1, token_ms, workload)
+    plans = budget is not None and bits is None and recipe is None
+    _refuse_contradictions(budget, plans=plans, device=device, workload=workload, plot=plot)
+    wishes: dict[str, Any] = {
+        "recipe": None if plans else _recipe_name(bits, recipe), "algorithm": algorithm, "calibration": calibration,
+        "sequences": sequences, "seed": seed, "max_ram": _bytes(max_ram), "budget": budget,
+        "device": None if token_ms is None else _device(device),
+    }  # fmt: skip
     with output.progress(quiet=quiet) as progress:
-        folder = quantize(source, destination, recipe=name, force=force, progress=progress)
+        plan = preview(source, destination, **wishes, progress=progress) if plans or dry_run else None
+    if plan is not None:
+        _draw(plan, plot, quiet=quiet)
+        if dry_run and json:
+            output.document(plan_view.document(plan))
+        elif dry_run or not (json or quiet):
+            plan_view.show(plan)
+        if dry_run:
+            return
+        # The plan is made: its recipe is carried out, and the budget is what the result is held against.
+        wishes |= {"recipe": plan.recipe, "algorithm": plan.recipe.algorithm}
+    with output.progress(quiet=quiet) as progress:
+        folder = quantize(source, destination, **wishes, force=force, progress=progress)
     _show_result(folder, json=json, quiet=quiet)
 
 
@@ -69,77 +198,94 @@ def _recipe_name(bits: int | None, recipe: str | None) -> str:
     return _RECIPE_OF_BITS[bits]
 
 
+def _budget(
+    max_size: str | None,
+    target_bpw: float | None,
+    max_kld: float | None,
+    min_top1: float | None,
+    token_ms: float | None,
+    workload: str | None,
+) -> Budget | None:
+    from aiasst.quantize.planning.budget import Budget, Workload
+
+    budget = Budget(
+        max_bytes=_bytes(max_size), target_bpw=target_bpw, max_kld=max_kld, min_top1=min_top1, token_ms=token_ms,
+        workload=Workload() if workload is None else Workload.parse(workload),
+    )  # fmt: skip
+    return None if budget.is_empty else budget
+
+
+def _bytes(text: str | None) -> int | None:
+    from aiasst.quantize.planning.budget import parse_bytes
+
+    return None if text is None else parse_bytes(text)
+
+
+def _device(file: Path | None) -> DeviceConfig | None:
+    from aiasst.artifacts.device import load_device_config
+
+    return None if file is None else load_device_config(file)
+
+
+def _refuse_contradictions(
+    budget: Budget | None, *, plans: bool, device: Path | None, workload: str | None, plot: Path | None
+) -> None:
+    """Raise UsageError where options do not go together, before anything is read."""
+    if budget is not None and budget.needs_planning and not plans:
+        raise UsageError(
+            "a recipe says which formats to use, and a limit of size or time lets them be planned: both at once contradict",
+            "leave out --bits and --recipe, or the limit; --max-kld and --min-top1 go with either",
+        )
+    times = budget is not None and budget.token_ms is not None
+    if times and device is None:
+        raise UsageError(
+            "--token-ms needs the costs of a machine",
+            "measure it with `aiasst profile -o device.json`, then add --device device.json",
+        )
+    if not times and (device is not None or workload is not None):
+        raise UsageError(
+            "--device and --workload say what a time per token is for", "add --token-ms, or leave them out"
+        )
+    if plot is not None:
+        if not plans:
+            raise UsageError("--plot draws a plan under a budget", "add a budget, for example --target-bpw 4.5")
+        from aiasst.quantize.planning.drawing import check_file
+
+        check_file(plot)
+
+
+def _draw(plan: Plan, file: Path | None, *, quiet: bool) -> None:
+    if file is None or plan.mix is None:
+        return
+    from aiasst.quantize.planning.drawing import draw
+
+    drawn = draw(plan.mix, file)
+    if not quiet:
+        output.note(f"drawn: {output.plain(' and '.join(map(str, drawn)))}")
+
+
 def _show_result(folder: ModelFolder, *, json: bool, quiet: bool) -> None:
+    from aiasst.artifacts.card import read_card
+    from aiasst.cli import card as cards
+
     facts = folder.manifest.quantization
     assert facts is not None
+    card = read_card(folder)
     if json:
-        output.document(
-            {"folder": str(folder.path), "bytes": folder.weight_bytes, **facts.model_dump(mode="json")},
-        )
+        known = {"folder": str(folder.path), "bytes": folder.weight_bytes, **facts.model_dump(mode="json")}
+        output.document(known | _stable(card))
     elif not quiet:
         size = output.human_bytes(folder.weight_bytes)
         output.data(f"{folder.path}: {size}, {facts.bits_per_weight:.2f} bits per weight ({facts.recipe})")
+        if card is not None:
+            cards.show(card)
         if folder.manifest.task == "text-generation":
             output.note(f"next: aiasst chat {output.plain(folder.path)}")
 
 
-def _show_plan(plan: Plan, *, json: bool) -> None:
-    if json:
-        output.document(_plan_document(plan))
-        return
-    title = f"Plan of recipe {plan.recipe.name}: {plan.bits_per_weight:.2f} bits per weight"
-    before, after = output.human_bytes(plan.bytes_before), output.human_bytes(plan.bytes_after)
-    columns = ("role", "format", "weights", "before", "after", "bits")
-    caption = f"{before} → {after}, all included"
-    output.table(title, columns, _plan_rows(plan), right=columns[2:], caption=caption)
-    for reason, names in _by_reason(plan).items():
-        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        output.note(f"{names[0]}{others}: {reason}")
-    for constant in plan.left_alone:
-        output.note(f"{constant.name} stays as it is: {constant.reason}")
-
-
-def _by_reason(plan: Plan) -> dict[str, list[str]]:
-    """Why weights have another format than the recipe's → their names."""
-    reasons: dict[str, list[str]] = {}
-    for weight in plan.weights:
-        if weight.reason:
-            reason = f"{weight.chosen.label}, not {weight.wanted.label}: {weight.reason}"
-            reasons.setdefault(reason, []).append(weight.matrix.name)
-    return reasons
-
-
-def _plan_rows(plan: Plan) -> list[Sequence[object]]:
-    groups: dict[tuple[str, str], list[PlannedWeight]] = {}
-    for weight in plan.weights:
-        role: str = weight.matrix.role
-        groups.setdefault(("embed, lm_head" if weight.matrix.tied else role, weight.chosen.label), []).append(weight)
-    rows: list[Sequence[object]] = []
-    for (role, label), group in groups.items():
-        before, after = sum(w.bytes_before for w in group), sum(w.bytes_after for w in group)
-        bits = 8 * after / sum(w.matrix.elements for w in group)
-        rows.append((role, label, len(group), output.human_bytes(before), output.human_bytes(after), f"{bits:.2f}"))
-    rest = plan.other_bytes + plan.table_bytes
-    rows.append(("everything else", "as it is", "", output.human_bytes(rest), output.human_bytes(rest), ""))
-    return rows
-
-
-def _plan_document(plan: Plan) -> dict[str, Any]:
-    return {
-        "recipe": plan.recipe.name,
-        "bytes_before": plan.bytes_before,
-        "bytes": plan.bytes_after,
-        "bits_per_weight": round(plan.bits_per_weight, 4),
-        "weights": {
-            w.matrix.name: {
-                "role": w.matrix.role,
-                "layer": w.matrix.layer,
-                "shape": list(w.matrix.stored_shape),
-                "format": w.chosen.label,
-                "bytes": w.bytes_after,
-                "reason": w.reason,
-            }
-            for w in plan.weights
-        },
-        "left_alone": {constant.name: constant.reason for constant in plan.left_alone},
-    }
+def _stable(card: AccuracyCard | None) -> dict[str, Any]:
+    """The card's numbers under the names that others build on, and the card whole."""
+    if card is None:
+        return {}
+    measured = card.model_dump(mode="json")
+    return {name: measured[name] for name in _STABLE} | {"card": measured}
