@@ -32,6 +32,7 @@ from aiasst.quantize.calibrate.contents import Contents, PlainContents
 from aiasst.quantize.calibrate.state import WorkState, work_folder
 from aiasst.quantize.check import check_runs
 from aiasst.quantize.preparation import Prepared
+from aiasst.quantize.proof import Proof
 from aiasst.quantize.rewrite import rewrite
 from aiasst.quantize.tables import other_rows, planned_rows
 from aiasst.quantize.weights_file import WeightsFile
@@ -54,11 +55,13 @@ class Job:
             raise ArtifactError(f"{destination} holds the source itself", "choose another destination with -o")
         refuse_existing(destination, force=force)
         require_free_disk(destination, self._disk() + _SPARE_BYTES)
+        # The float graph in layers, before it is rewritten.
+        proof = Proof.begin(self.prepared)
         with self._kept_until_written() as state:
             contents = self._contents(state, progress)
             with staged_folder(destination, force=force) as staging:
                 self._fill(staging, contents, progress)
-                self._prove(staging, progress)
+                proof.write(staging, progress)
         return ModelFolder.open(destination)
 
     def _disk(self) -> int:
@@ -101,9 +104,6 @@ class Job:
         progress(Progress("check", 1, 1))
         copy_travelling_files(self.prepared.source.folder, staging)
         write_manifest(staging, self._manifest(staging, others))
-
-    def _prove(self, staging: Path, progress: ProgressFn) -> None:
-        """Measure the folder against the original before it appears; refuse it where the budget is not kept."""
 
     def _manifest(self, staging: Path, others: dict[str, Weight]) -> Manifest:
         return Manifest(

@@ -73,6 +73,15 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
         (["--bits", "4", "--recipe", "int8"], ["twice"]),
         (["--recipe", "int5"], ["no recipe 'int5'", "int4-fast"]),
         (["--recipe", "absent.yaml"], ["no recipe at"]),
+        (["--bits", "4", "--max-size", "1GB"], ["contradict", "--max-kld"]),
+        (["--max-size", "many"], ["no size", "1.1GB"]),
+        (["--min-top1", "93"], ["no share", "0.93"]),
+        (["--token-ms", "20"], ["costs of a machine", "aiasst profile"]),
+        (["--bits", "4", "--workload", "4x512+128"], ["--token-ms"]),
+        (["--bits", "4", "--plot", "plan.png"], ["a budget"]),
+        (["--target-bpw", "9", "--plot", "plan.jpg"], ["no PNG"]),
+        (["--target-bpw", "9"], ["cannot be planned", "--recipe"]),
+        (["--bits", "4", "--algorithm", "magic"], ["no quantization algorithm 'magic'", "gptq"]),
     ],
 )
 def test_mistakes_are_told_with_what_to_do(

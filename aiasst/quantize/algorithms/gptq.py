@@ -31,7 +31,7 @@ _PIECE_ELEMENTS = 1 << 24
 # Channels whose errors are collected before the rest hears of them.
 _BLOCK = 64
 _BITS_WORTH_IT = 4
-_ROUNDS, _SWEEPS = 3, 3
+_ROUNDS, _SWEEPS = 2, 2
 
 
 def quantize(weight: FloatMatrix, grid: Grid, statistics: InputStatistics | None = None) -> Quantized:

@@ -2,8 +2,7 @@
 
 Layers that are quantized already change what a product sees: x becomes x'. The best float weights for the outputs of before,
 argmin over T of E |W x - T x'|^2, are  T = W E[x x'T] E[x' x'T]^-1 ; rounding T instead of W makes every layer repair what the
-layers before it did. Where the output is added to the residual stream, the stream's own error r - r' can be repaired with it:
-T = (W E[x x'T] + E[(r - r') x'T]) E[x' x'T]^-1.
+layers before it did.
 
 Source: the asymmetric calibration of GPTAQ (Li et al. 2025, arXiv:2504.02692) and Qronos (Zhang et al. 2025, arXiv:2505.11695),
 here in the closed form of the normal equations.
@@ -15,22 +14,17 @@ from aiasst.quantize.hessian import solve, to_device
 from aiasst.quantize.matrix import FloatMatrix
 
 
-def corrected_target(
-    weight: FloatMatrix, hessian: FloatMatrix, cross: FloatMatrix, residual: FloatMatrix | None = None
-) -> FloatMatrix:
+def corrected_target(weight: FloatMatrix, hessian: FloatMatrix, cross: FloatMatrix) -> FloatMatrix:
     """The weights [N, K] that on the quantized chain come closest to what `weight` [N, K] gives on the float chain.
 
     Args:
         weight: float32 [N, K].
         hessian: E[x' x'T] of the quantized chain, [K, K].
         cross: E[x x'T], float chain times quantized chain, [K, K].
-        residual: E[(r - r') x'T], [N, K], where the outputs are added to a stream r.
 
     Damped (1% of each channel's energy), so that what few tokens say is not believed to the last digit.
     """
     rows, second = to_device(weight), to_device(hessian)
     missing = rows @ (to_device(cross) - second)
-    if residual is not None:
-        missing += to_device(residual)
     result: FloatMatrix = (rows + solve(second, missing)).cpu().numpy()
     return result

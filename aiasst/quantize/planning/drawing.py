@@ -22,6 +22,8 @@ _COLOURS = {
 }  # fmt: skip
 # A larger block saves bits and time: paler.
 _PALE = {"256": 0.45, "128": 0.22}
+# With zero points: a little darker.
+_ZERO_POINT = 0.9
 _ROLES = ("embed", "qkv", "o", "gate_up", "down", "lm_head")
 _MOST_LABELS = 40
 _DPI = 150
@@ -148,8 +150,8 @@ def colour(label: str) -> str:
     """Hex colour of a format; blocks of more weights are paler."""
     name, _, rest = label.partition("-b")
     rgb = np.array([int(_COLOURS.get(name, "#999999")[i : i + 2], 16) for i in (1, 3, 5)])
-    pale = _PALE.get(rest.removesuffix("-zp"), 0.0) if name != "int8" else 0.0
-    mixed = (rgb + (255 - rgb) * pale).round().astype(int)
+    mixed = rgb + (255 - rgb) * _PALE.get(rest.removesuffix("-zp"), 0.0)
+    mixed = (mixed * (_ZERO_POINT if rest.endswith("-zp") else 1.0)).round().astype(int)
     return "#" + "".join(f"{channel:02x}" for channel in mixed)
 
 

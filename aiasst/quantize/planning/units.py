@@ -22,14 +22,17 @@ FORMATS: tuple[WeightFormat, ...] = (
     WeightFormat(format="int2", block_size=64),
     WeightFormat(format="int4", block_size=256),
     WeightFormat(format="int4", block_size=128),
+    WeightFormat(format="int4", block_size=128, zero_point=True),
     WeightFormat(format="int4", block_size=64),
-    WeightFormat(format="int8", block_size=128),
+    WeightFormat(format="int4", block_size=64, zero_point=True),
     WeightFormat(format="w8a8"),
+    WeightFormat(format="int8", block_size=256),
+    WeightFormat(format="int8", block_size=128),
     WeightFormat(format="fp16"),
     WeightFormat(format="fp32"),
 )
-"""What a planner may choose from, smallest first. Zero points are not among them: searched scales and compensation leave them
-nothing to win (int2 recipe), and blocks of 32 have no fast kernel."""
+"""What a planner may choose from, smallest first. Zero points take 2 to 6% off the error at 4 bits for 0.03 bits (story model) and
+nothing at 2 bits; blocks of 32 have no fast kernel."""
 
 _TOGETHER: dict[Role, str] = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
 

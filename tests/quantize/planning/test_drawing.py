@@ -48,7 +48,8 @@ def test_no_picture_is_promised_that_cannot_be_drawn(tmp_path: Path, monkeypatch
 
 
 def test_formats_have_colours_of_their_own() -> None:
-    labels = ["int2-b64", "int2-b128", "int4-b64", "int4-b128", "int4-b256", "int8-b128", "w8a8", "fp16", "fp32"]
+    labels = ["int2-b64", "int2-b128", "int4-b64", "int4-b128", "int4-b256", "int8-b128"]
+    labels += ["int4-b64-zp", "int4-b128-zp", "int8-b256", "w8a8", "fp16", "fp32"]
     assert len({drawing.colour(label) for label in labels}) == len(labels)
 
 

@@ -37,11 +37,12 @@ def test_candidates_are_what_the_plan_would_do() -> None:
     head, qkv = find_units(_model(1), layers=1, opset=21)[:2]
     assert "w8a8" not in [candidate.label for candidate in head.candidates]
     assert [candidate.label for candidate in qkv.candidates] == [
-        "int2-b128", "int2-b64", "int4-b256", "int4-b128", "int4-b64", "int8-b128", "w8a8", "fp16", "fp32",
+        "int2-b128", "int2-b64", "int4-b256", "int4-b128", "int4-b128-zp", "int4-b64", "int4-b64-zp", "w8a8", "int8-b256",
+        "int8-b128", "fp16", "fp32",
     ]  # fmt: skip
     assert qkv.candidates[-1].nbytes == 3 * 4 * 256 * 256
     small = find_units([_matrix("o", "o", 0, k=64)], layers=1, opset=21)[0]
-    assert [c.label for c in small.candidates][:4] == ["int2-b64", "int4-b64", "int8-b64", "w8a8"]
+    assert [c.label for c in small.candidates][:5] == ["int2-b64", "int4-b64", "int4-b64-zp", "w8a8", "int8-b64"]
 
 
 def test_sizes_by_column() -> None:
