@@ -1,6 +1,6 @@
 """The proof: a quantized folder is measured against its original before it appears, and refused where a budget is not kept.
 
-A decoder's original answers layer by layer, so that proving takes no more memory than calibrating. Knows no format and no algorithm.
+A decoder's original answers layer by layer, so that proving takes no more memory than calibrating does. Knows no format.
 """
 
 from __future__ import annotations
