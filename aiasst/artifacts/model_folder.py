@@ -28,6 +28,8 @@ MANIFEST_NAME = "aiasst.json"
 GRAPH_NAME = "model.onnx"
 WEIGHTS_NAME = "model.onnx.data"
 MANIFEST_VERSION: Literal[1] = 1
+# What is measured on a model is no part of it.
+MEASURED_FILES = frozenset({"card.json", "CARD.md"})
 
 # Copied along from a checkpoint when present: what is needed to turn text into ids and back, and to know the origin.
 TRAVELLING_FILES = (
@@ -181,6 +183,12 @@ class ModelFolder:
     def weight_bytes(self) -> int:
         """Bytes of graph and weights on disk."""
         return sum(r.bytes for name, r in self.manifest.files.items() if name.startswith(GRAPH_NAME))
+
+    @property
+    def identity(self) -> str:
+        """Hash (sha256, hexadecimal) that is another one when the model is; an accuracy card changes nothing."""
+        files = {name: record for name, record in self.manifest.files.items() if name not in MEASURED_FILES}
+        return hashlib.sha256(self.manifest.model_copy(update={"files": files}).to_json().encode()).hexdigest()
 
     @classmethod
     def open(cls, path: str | Path) -> ModelFolder:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from aiasst.artifacts.document import write_text_atomically
 from aiasst.artifacts.model_folder import (
     GRAPH_NAME,
     WEIGHTS_NAME,
@@ -31,6 +32,7 @@ from aiasst.quantize import algorithms
 from aiasst.quantize.calibrate.contents import Contents, PlainContents
 from aiasst.quantize.calibrate.state import WorkState, work_folder
 from aiasst.quantize.check import check_runs
+from aiasst.quantize.planning.mix import recipe_yaml
 from aiasst.quantize.preparation import Prepared
 from aiasst.quantize.proof import Proof
 from aiasst.quantize.rewrite import rewrite
@@ -38,6 +40,7 @@ from aiasst.quantize.tables import other_rows, planned_rows
 from aiasst.quantize.weights_file import WeightsFile
 from aiasst.version import __version__
 
+_RECIPE_NAME = "recipe.yaml"
 # Besides the weights: the graph, the manifest, tokenizer files.
 _SPARE_BYTES = 32 << 20
 
@@ -103,6 +106,7 @@ class Job:
         check_runs(staging / GRAPH_NAME, self.prepared.source.graph_path)
         progress(Progress("check", 1, 1))
         copy_travelling_files(self.prepared.source.folder, staging)
+        write_text_atomically(staging / _RECIPE_NAME, recipe_yaml(self.prepared.plan.recipe))
         write_manifest(staging, self._manifest(staging, others))
 
     def _manifest(self, staging: Path, others: dict[str, Weight]) -> Manifest:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from aiasst.artifacts.document import Document
-from aiasst.artifacts.model_folder import MANIFEST_NAME, ModelFolder, sha256_of
+from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.engine.requests import Sampling
 from aiasst.errors import ArtifactError
 from aiasst.version import __version__
@@ -42,7 +42,7 @@ class Job(Document):
     model: str
     """Name of the folder, for people; the hash decides."""
     model_sha256: str
-    """Of the manifest, which holds the hashes of all files."""
+    """`ModelFolder.identity`: of the manifest, which holds the hashes of all files."""
     defaults: Defaults
     seed: int
     """Given, or drawn when the job began: with it every row's answer can be had again."""
@@ -57,7 +57,7 @@ class Job(Document):
             prompts_sha256=prompts_sha256,
             rows=rows,
             model=folder.path.name,
-            model_sha256=sha256_of(folder.path / MANIFEST_NAME),
+            model_sha256=folder.identity,
             defaults=Defaults(
                 max_tokens=sampling.max_tokens,
                 temperature=sampling.temperature,

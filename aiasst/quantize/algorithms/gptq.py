@@ -82,8 +82,8 @@ def round_channels(target: torch.Tensor, rounding: Rounding, order: torch.Tensor
             level = (left[channel] / scale).round_().clamp_(low[channel], high[channel])
             levels[channel] = level
             error = torch.div(left[channel] - level * scale, row[channel], out=errors[channel - start])
-            left[channel + 1 : end] -= torch.outer(row[channel + 1 : end], error)
-        left[end:] -= factor[start:end, end:].T @ errors
+            left[channel + 1 : end].addr_(row[channel + 1 : end], error, alpha=-1)
+        left[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
     result = torch.empty_like(levels)
     result[order] = levels
     return result.T.contiguous()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from aiasst.artifacts.model_folder import MANIFEST_NAME, sha256_of
+from aiasst.artifacts.model_folder import ModelFolder, sha256_of
 from aiasst.quantize import algorithms
 from aiasst.quantize.algorithms import Algorithm
 from aiasst.quantize.calibrate import estimate
@@ -77,7 +77,7 @@ def prepare_task(
 def _identity(source: QuantizeSource) -> str:
     """Hash that is another one when the weights are: of the manifest, which has theirs, or of what a foreign file shows."""
     if source.table is not None:
-        return sha256_of(source.folder / MANIFEST_NAME)
+        return ModelFolder.open(source.folder).identity
     constants = (value.const_value for value in source.model.graph.initializers.values())
     files = {Path(tensor.path) for tensor in constants if isinstance(tensor, ir.ExternalTensor)}
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files)]

@@ -76,8 +76,9 @@ def swept_levels(
                 best = best.clamp_(low[channel], high[channel])
                 torch.mul(best - old, scale, out=changes[place])
                 levels[channel] = best
-                local -= torch.outer(own[place], changes[place])
-            gradient -= hessian[:, chosen] @ changes
+                # In place and for those still to come alone: this line is most of the work.
+                local[place + 1 :].addr_(own[place, place + 1 :], changes[place], alpha=-1)
+            gradient.addmm_(hessian[:, chosen], changes, alpha=-1)
     return levels.T.contiguous()
 
 

@@ -218,7 +218,7 @@ class _Look:
                 rows *= view.scales
             for spec in self._specs.get(name, ()):
                 self._errors[name, spec] = proxy.product_errors(
-                    rows, spec, self._algorithm, view.statistics, view.inputs
+                    rows, spec, self._algorithm, view.statistics, view.inputs, tied=member.found.matrix.tied
                 )
 
     def errors_of(self, unit: Unit) -> dict[str, proxy.Errors]:

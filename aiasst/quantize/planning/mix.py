@@ -61,7 +61,7 @@ def recipe_yaml(recipe: Recipe) -> str:
     """The recipe as the YAML file that `--recipe` reads."""
     lines = [
         f"# {recipe.name}: {recipe.description}.",
-        "# Planned by aiasst quantize under a budget; this file gives the same formats again on the same model:",
+        "# What the weights of this folder were made by; on the same model it gives the same again:",
         "#     aiasst quantize DIR --recipe recipe.yaml",
         "# Every key is explained in recipes/int4.yaml.",
     ]

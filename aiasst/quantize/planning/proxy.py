@@ -8,7 +8,7 @@ block of the weight's blocks, or to uint8 a whole row (w8a8). Both count, which 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from aiasst.artifacts.recipe import WeightFormat
 from aiasst.quantize import formats
 from aiasst.quantize.algorithms import Algorithm, InputStatistics, mse
 from aiasst.quantize.calibrate.contents import weight_rows
+from aiasst.quantize.corrections.tied import tied_hessian
 from aiasst.quantize.grid import Grid
 from aiasst.quantize.inventory import Found
 from aiasst.quantize.matrix import FloatMatrix
@@ -41,17 +42,26 @@ def product_errors(
     algorithm: Algorithm,
     statistics: InputStatistics | None,
     inputs: FloatMatrix,
+    *,
+    tied: bool = False,
 ) -> Errors:
-    """Errors of a product with the weight `rows` [N, K] in format `spec`, on `inputs` [tokens, K]."""
+    """Errors of a product with the weight `rows` [N, K] in format `spec`, on `inputs` [tokens, K].
+
+    Of a `tied` weight the error of its rows, as they are looked up, is added.
+    """
+    if tied and statistics is not None and statistics.hessian is not None:
+        statistics = replace(statistics, hessian=tied_hessian(statistics.hessian))
     x = inputs[np.linspace(0, len(inputs) - 1, min(_TOKENS, len(inputs))).astype(int)]
     rounded = _rounded(rows, spec, algorithm, statistics)
     exact = x @ rows.T
     size = max(float(np.square(exact).sum()), 1e-30)
     weight = float(np.square(x @ (rounded - rows).T).sum()) / size
+    lookup = float(np.square(rounded - rows).sum()) / max(float(np.square(rows).sum()), 1e-30) if tied else 0.0
     grid = formats.load(spec.format).grid(spec)
     if grid is None:
-        return Errors(weight, weight)
-    return Errors(weight, float(np.square(_round_inputs(x, grid) @ rounded.T - exact).sum()) / size)
+        return Errors(weight + lookup, weight + lookup)
+    both = float(np.square(_round_inputs(x, grid) @ rounded.T - exact).sum()) / size
+    return Errors(weight + lookup, both + lookup)
 
 
 def lookup_error(rows: FloatMatrix, spec: WeightFormat) -> float:

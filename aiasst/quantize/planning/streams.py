@@ -26,6 +26,7 @@ from aiasst.quantize.calibrate.chains import Chain
 from aiasst.quantize.calibrate.layers import Group, Layer, LayeredModel, LayerSession
 from aiasst.quantize.calibrate.rounding import GroupStatistics, Member
 from aiasst.quantize.calibrate.statistics import Accumulator
+from aiasst.quantize.corrections.tied import tied_hessian
 from aiasst.quantize.grid import Grid, Quantized
 from aiasst.quantize.inventory import Inventory
 from aiasst.quantize.matrix import FloatMatrix
@@ -42,6 +43,8 @@ STAGE = "sensitivity"
 PLAIN = "mse"
 # What scales are chosen for where formats are not known yet: the one that needs them most among those in use.
 _USUAL = WeightFormat(format="int4", block_size=128)
+# Share of a layer's work that looking ahead through one takes.
+_AHEAD = 0.02
 # Tokens whose logits are in memory at once.
 _PIECE = 64
 # Share of a sequence whose tokens have too little before them to be predicted.
@@ -113,7 +116,11 @@ class Streams:
         kept: dict[tuple[str, WeightFormat], FloatMatrix] = {}
         layers = self._model.layers
         for layer in layers:
-            progress(Progress(STAGE, layer.index, len(layers), f"layer {layer.index + 1} of {len(layers)}"))
+            progress(
+                Progress(
+                    STAGE, layer.index + _AHEAD * len(layers), len(layers), f"layer {layer.index + 1} of {len(layers)}"
+                )
+            )
             rounded = self._rounded(layer, walk, variants, look) | kept
             if layer is layers[-1]:
                 losses = walk.finish(layer, rounded)
@@ -191,12 +198,17 @@ class Streams:
         """Statistics of the inputs of tied heads, which are rounded before the first layer."""
         chain = Chain(self._model, self._work / "ahead", "text", self.text.seen)
         for layer in self._model.layers:
-            progress(Progress(STAGE, 0, len(self._model.layers), f"looking ahead: layer {layer.index + 1}"))
+            # A little is done: a stage at 0 would count as one that starts over.
+            done = _AHEAD * (layer.index + 1)
+            progress(Progress(STAGE, done, len(self._model.layers), f"looking ahead: layer {layer.index + 1}"))
             for group in layer.groups:
                 for name in group.weights:
                     if name in self._found and self._found[name].matrix.tied:
                         width = self._found[name].matrix.k
-                        self._behind[name] = self._collect(chain, layer, group, width)
+                        statistics = self._collect(chain, layer, group, width)
+                        if statistics.hessian is not None:
+                            statistics.hessian = tied_hessian(statistics.hessian)
+                        self._behind[name] = statistics
             if layer is not self._model.layers[-1]:
                 chain.advance(layer)
                 chain.forget(layer)
