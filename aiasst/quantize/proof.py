@@ -20,6 +20,9 @@ from aiasst.quantize.calibrate.layers import LayeredModel, cut_layers
 from aiasst.quantize.calibrate.reference import LayeredReference
 from aiasst.quantize.preparation import Prepared
 
+# A large model takes a while to read a text, and says the same with fewer tokens: its predictions are less noisy.
+_LARGE_PARAMETERS, _TOKENS_OF_LARGE = 300_000_000, 4096
+
 
 @dataclass(frozen=True)
 class Proof:
@@ -71,7 +74,8 @@ class Proof:
         name, original = self.prepared.destination.name, self.prepared.source.name
         if self.original is None:
             return measure_card(folder, source, name=name, original=original, progress=progress)
-        windows = prepare_windows(folder)
+        large = self.prepared.plan.parameters > _LARGE_PARAMETERS
+        windows = prepare_windows(folder, tokens=_TOKENS_OF_LARGE if large else None)
         with tempfile.TemporaryDirectory(prefix=".aiasst-", dir=folder.path.parent) as work:
             reference = LayeredReference.prepare(self.original, windows.ids, Path(work), progress=progress)
             return measure_card(

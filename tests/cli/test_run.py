@@ -175,7 +175,7 @@ def answers_in_whole_lines(path: Path) -> list[bytes]:
 
 def test_ctrl_c_says_how_to_go_on(story: Path, tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
-    command = arguments(story, many(tmp_path, 60), "-o", out, "--max-tokens", "200")
+    command = arguments(story, many(tmp_path, 400), "-o", out, "--max-tokens", "200")
     with (tmp_path / "talk").open("w") as talk:
         worker = subprocess.Popen(command, stderr=talk)
         while not out.exists() or b"\n" not in out.read_bytes():
