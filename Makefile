@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	@echo "--- 1. a trained checkpoint becomes ONNX"
 	$(BIN)/aiasst convert checkpoints/story-7m -o $(DEMO)/story --force
-	@echo "--- 2. ... becomes int4"
+	@echo "--- 2. ... becomes int4, calibrated, with an accuracy card"
 	$(BIN)/aiasst quantize $(DEMO)/story --recipe int4 -o $(DEMO)/story-int4 --force
 	@echo "--- 3. ... meets the machine it runs on"
 	$(BIN)/aiasst profile $(DEMO)/story-int4 -o $(DEMO)/device.json --force
