@@ -13,6 +13,12 @@ from aiasst.convert import convert
 from tests import checkpoints
 
 
+@pytest.fixture(autouse=True)
+def short_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accuracy cards of a short text: what they say is tested elsewhere."""
+    monkeypatch.setattr("aiasst.evaluate.decoders.DEFAULT_TOKENS", 1024)
+
+
 @pytest.fixture(scope="session")
 def story(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     """The story checkpoint in float32."""
