@@ -13,17 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from aiasst.quantize.hessian import device as compute_device
 from aiasst.quantize.matrix import FloatMatrix
 
 FloatVector = npt.NDArray[np.float32]
 
 # Rows that go to the device and into one product at once: what float32 sums well, and little beside a matrix [K, K].
 _ROWS = 4096
-
-
-def compute_device() -> torch.device:
-    """Where the linear algebra runs: the GPU when there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Accumulator:
