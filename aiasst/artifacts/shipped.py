@@ -7,6 +7,9 @@ from pathlib import Path
 
 from aiasst.errors import ArtifactError
 
+HELD_OUT_NAME = "held-out.jsonl"
+"""In the folder calibration: what accuracy is measured on, and what calibration itself never reads."""
+
 
 def data_folder(name: str) -> Path:
     """Folder `name` (recipes, calibration, checkpoints) of the installation, or of the checkout in an editable install."""

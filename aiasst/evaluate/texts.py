@@ -1,7 +1,7 @@
 """Texts to measure on: files, and the held-out passages that come with the program, as token ids. Knows no model.
 
     .txt      one passage
-    .jsonl    one passage a line: {"text": "…"}, or {"messages": [{"role": "…", "content": "…"}, …]}; other keys are left alone
+    .jsonl    one passage a line (tokenizer/passages.py)
     .xz       at the end of either name: packed
 
 A text begins with what the tokenizer puts before it; between passages stands the token that ends a text, where there is one.
@@ -11,24 +11,20 @@ Messages are rendered by the chat template, which writes its own; without a temp
 from __future__ import annotations
 
 import hashlib
-import json
-import lzma
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
-from aiasst.artifacts.shipped import data_folder
+from aiasst.artifacts.shipped import HELD_OUT_NAME, data_folder
 from aiasst.errors import ArtifactError
-from aiasst.tokenizer import Message, Tokenizer
+from aiasst.tokenizer import Tokenizer, passages
+from aiasst.tokenizer.passages import Passage, open_text
 
 Ids = npt.NDArray[np.int64]
 
-HELD_OUT_NAME = "held-out.jsonl"
-"""In the folder calibration: what calibration itself never reads."""
 DEFAULT_TOKENS = 16_384
 """Read where nobody says how many: 32 windows of 512."""
 _HINT = (
@@ -37,15 +33,6 @@ _HINT = (
 _FIRST_CHARACTERS_PER_TOKEN = 8
 _SPARE_TOKENS = 64
 """Where a text is read in part, tokens before the cut that are not trusted: the rest of a word could have joined them."""
-
-
-@dataclass(frozen=True)
-class Passage:
-    """One text that belongs together: `messages` where it is a conversation, else `text`."""
-
-    text: str
-    """Of a conversation: the contents of its messages, a blank line between them."""
-    messages: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,14 +80,11 @@ def read_passages(path: Path) -> Iterator[Passage]:
     Raises:
         ArtifactError: no such file, another kind of file, or a line that is no passage.
     """
-    kind = _kind(path)
-    with _open(path) as file:
-        if kind == ".txt":
-            yield Passage(_characters(file, path))
-            return
-        for number, line in enumerate(_lines(file, path), 1):
-            if line.strip():
-                yield _passage(line, f"{path}, line {number}")
+    if _kind(path) == ".jsonl":
+        yield from passages.read_passages(path, _HINT)
+        return
+    with open_text(path, _HINT) as file:
+        yield Passage(file.read())
 
 
 def encode_passage(passage: Passage, tokenizer: Tokenizer) -> list[int]:
@@ -123,13 +107,13 @@ def _ids_of_passages(path: Path, tokenizer: Tokenizer, tokens: int | None) -> li
 
 def _ids_of_text(path: Path, tokenizer: Tokenizer, tokens: int | None) -> list[int]:
     """Of a long file only as much is read and encoded as `tokens` need."""
-    with _open(path) as file:
+    with open_text(path, _HINT) as file:
         if tokens is None:
-            return tokenizer.encode(_characters(file, path))
+            return tokenizer.encode(file.read())
         size = _FIRST_CHARACTERS_PER_TOKEN * (tokens + _SPARE_TOKENS)
         text = ""
         while True:
-            more = _characters(file, path, size)
+            more = file.read(size)
             text += more
             ids = tokenizer.encode(text)
             if len(more) < size or len(ids) >= tokens + _SPARE_TOKENS:
@@ -144,57 +128,3 @@ def _kind(path: Path) -> str:
     if not path.is_file():
         raise ArtifactError(f"there is no text {path}", _HINT)
     return name.suffix
-
-
-def _open(path: Path) -> TextIO:
-    # A byte-order mark, which Windows' editors write, is no part of the text.
-    return lzma.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".xz" else path.open(encoding="utf-8-sig")
-
-
-def _characters(file: TextIO, path: Path, count: int = -1) -> str:
-    try:
-        return file.read(count)
-    except UnicodeDecodeError:
-        raise _not_text(path) from None
-    except (lzma.LZMAError, EOFError):
-        raise _not_packed(path) from None
-
-
-def _lines(file: TextIO, path: Path) -> Iterator[str]:
-    try:
-        yield from file
-    except UnicodeDecodeError:
-        raise _not_text(path) from None
-    except (lzma.LZMAError, EOFError):
-        raise _not_packed(path) from None
-
-
-def _not_text(path: Path) -> ArtifactError:
-    return ArtifactError(f"{path} is not UTF-8 text", _HINT)
-
-
-def _not_packed(path: Path) -> ArtifactError:
-    return ArtifactError(f"{path} is not a readable .xz file, or it was cut short", _HINT)
-
-
-def _passage(line: str, where: str) -> Passage:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
-        raise ArtifactError(f"{where} is not valid JSON", _HINT) from None
-    if isinstance(row, dict) and isinstance(row.get("text"), str):
-        return Passage(row["text"])
-    if isinstance(row, dict) and (messages := _messages(row.get("messages"))):
-        return Passage("\n\n".join(message.content for message in messages), messages)
-    raise ArtifactError(f"{where} has neither a 'text' nor 'messages'", _HINT)
-
-
-def _messages(value: Any) -> tuple[Message, ...]:
-    """The messages of a row, () where one of them is none."""
-    rows: Sequence[Any] = value if isinstance(value, list) else []
-    found = tuple(
-        Message(row["role"], row["content"])
-        for row in rows
-        if isinstance(row, dict) and isinstance(row.get("role"), str) and isinstance(row.get("content"), str)
-    )
-    return found if len(found) == len(rows) else ()

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aiasst.artifacts.shipped import HELD_OUT_NAME
 from aiasst.errors import ArtifactError
-from aiasst.evaluate.texts import HELD_OUT_NAME, encode_passage, held_out_path, read_passages, read_text
+from aiasst.evaluate.texts import encode_passage, held_out_path, read_passages, read_text
 from aiasst.tokenizer import Message, Tokenizer
 from tests import checkpoints
 

@@ -1,7 +1,7 @@
 """Token sequences for calibration: from token ids, from texts, or from our own texts. Knows no model and no algorithm.
 
     .npz     token ids, taken as they are
-    .jsonl   a passage a line: {"text": "…"} or {"messages": [{"role": …, "content": …}, …]}
+    .jsonl   a passage a line (tokenizer/passages.py)
     .txt     one long text, of which windows are taken
     none     what comes with the program (calibration/*.jsonl, held-out.jsonl left out)
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import json
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -25,9 +24,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aiasst.artifacts.shipped import data_folder
+from aiasst.artifacts.shipped import HELD_OUT_NAME, data_folder
 from aiasst.errors import ArtifactError, PromptError
-from aiasst.tokenizer import Message, Tokenizer
+from aiasst.tokenizer import Tokenizer
+from aiasst.tokenizer.passages import Passage, read_passages
 
 Ids = npt.NDArray[np.int64]
 
@@ -36,7 +36,6 @@ LENGTH = 512
 OUR_NAME = "calibration"
 """What our own texts are called in manifests."""
 
-_HELD_OUT = "held-out.jsonl"
 _IDS_HINT = "write one with numpy: np.savez('sample_data.npz', input_ids=ids), ids being int64 [sequences, length]"
 _TEXT_HINT = 'give a .txt in UTF-8, a .jsonl with {"text": "…"} in each line, or token ids in an .npz'
 # More than any tokenizer needs for a token of ordinary text: what is read of a long text for each token that is wanted.
@@ -92,7 +91,7 @@ def load_samples(
     if file is None:
         name, rows = OUR_NAME, texts.cut(_our_passages(), sequences)
     elif file.suffix == ".jsonl":
-        name, rows = file.name, texts.cut(_read_passages(file), sequences)
+        name, rows = file.name, texts.cut(_passages_of(file), sequences)
     elif file.suffix == ".txt":
         name, rows = file.name, texts.windows(file, sequences)
     else:
@@ -103,29 +102,6 @@ def load_samples(
             "give more text; a few ten thousand words are a good measure",
         )
     return _checked(name, np.array(rows, dtype=np.int64), seed, context_length, vocab_size)
-
-
-def held_out_ids(tokenizer_folder: Path, tokens: int) -> Ids:
-    """The first `tokens` ids (or fewer: all there are) of our own text that calibration never sees, int64 [tokens].
-
-    Raises:
-        ArtifactError: there is no tokenizer, or this installation lacks the text.
-    """
-    texts = _Texts(_tokenizer(tokenizer_folder, None), LENGTH, 0)
-    ids: list[int] = []
-    for passage in _read_passages(_shipped(_HELD_OUT)):
-        ids += [*texts.encode(passage), *texts.separator]
-        if len(ids) >= tokens:
-            break
-    return np.array(ids[:tokens], dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class _Passage:
-    """A text, or a conversation."""
-
-    text: str = ""
-    messages: tuple[Message, ...] = ()
 
 
 class _Texts:
@@ -152,7 +128,7 @@ class _Texts:
         end = behind or list(self._tokenizer.eos_ids[:1])
         return end if before in ([], end) else [*end, *before]
 
-    def encode(self, passage: _Passage) -> list[int]:
+    def encode(self, passage: Passage) -> list[int]:
         """The ids of one passage, nothing around it."""
         if passage.messages and self._tokenizer.has_chat_template:
             try:
@@ -160,9 +136,9 @@ class _Texts:
             except PromptError:
                 # Some templates know no system message; the words are worth something all the same.
                 pass
-        return self._plain(passage.text or "\n\n".join(message.content for message in passage.messages))
+        return self._plain(passage.text)
 
-    def cut(self, passages: Sequence[_Passage], sequences: int) -> list[list[int]]:
+    def cut(self, passages: Sequence[Passage], sequences: int) -> list[list[int]]:
         """Up to `sequences` sequences of shuffled passages, no more of which are encoded than needed."""
         body, rows, stream = self._body, list[list[int]](), list[int]()
         for index in np.random.default_rng(self._seed).permutation(len(passages)):
@@ -263,46 +239,22 @@ def _only_array(archive: Any, path: Path) -> npt.NDArray[Any]:
     return np.asarray(archive[names[0]])
 
 
-def _our_passages() -> list[_Passage]:
-    files = sorted(file for file in data_folder("calibration").glob("*.jsonl") if file.name != _HELD_OUT)
+def _our_passages() -> list[Passage]:
+    folder = data_folder("calibration")
+    files = sorted(file for file in folder.glob("*.jsonl") if file.name != HELD_OUT_NAME)
     if not files:
-        _shipped("*.jsonl")
-    return [passage for file in files for passage in _read_passages(file)]
-
-
-def _shipped(name: str) -> Path:
-    path = data_folder("calibration") / name
-    if not path.is_file():
         raise ArtifactError(
-            f"this installation lacks {path}", "install aiasst again, or give a calibration text of your own"
+            f"this installation lacks {folder / '*.jsonl'}",
+            "install aiasst again, or give a calibration text of your own",
         )
-    return path
+    return [passage for file in files for passage in _passages_of(file)]
 
 
-def _read_passages(path: Path) -> list[_Passage]:
-    _require_utf8(path)
-    with path.open(encoding="utf-8-sig") as lines:
-        passages = [_passage(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
-    if not any(passage.text.strip() or passage.messages for passage in passages):
+def _passages_of(path: Path) -> list[Passage]:
+    found = list(read_passages(path, _TEXT_HINT))
+    if not any(passage.text.strip() or passage.messages for passage in found):
         raise ArtifactError(f"{path} is empty", _TEXT_HINT)
-    return passages
-
-
-def _passage(line: str, place: str) -> _Passage:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"{place} is no JSON: {error.msg}", _TEXT_HINT) from None
-    if isinstance(row, dict) and isinstance(row.get("text"), str):
-        return _Passage(text=row["text"])
-    messages = row.get("messages") if isinstance(row, dict) else None
-    if isinstance(messages, list) and messages and all(_is_message(message) for message in messages):
-        return _Passage(messages=tuple(Message(m["role"], m["content"]) for m in messages))
-    raise ArtifactError(f"{place} has neither a text nor messages with role and content", _TEXT_HINT)
-
-
-def _is_message(message: object) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+    return found
 
 
 def _require_utf8(path: Path) -> None:
@@ -318,7 +270,7 @@ def _decoded(path: Path) -> Iterator[str]:
                 yield decoder.decode(piece)
         yield decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path} is not text in UTF-8: {error.reason}", _TEXT_HINT) from None
+        raise ArtifactError(f"{path} is not UTF-8 text: {error.reason}", _TEXT_HINT) from None
 
 
 def _read_text(path: Path, start: int, size: int) -> str:
