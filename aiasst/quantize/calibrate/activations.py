@@ -11,9 +11,9 @@ cache it gives back when memory is short.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -94,31 +94,6 @@ class ActivationStore:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*.bin"))
-
-
-class Runs(Protocol):
-    """What running a layer needs of it; `layers.LayerSession` is the real one."""
-
-    input_names: tuple[str, ...]
-
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
-        """Arrays in, arrays out."""
-
-
-def run_layer(
-    session: Runs, inputs: Iterable[Mapping[str, Array]], outputs: Sequence[str], store: ActivationStore
-) -> None:
-    """Take every batch of `inputs` through an open layer; `store` gets the values `outputs` and is then complete.
-
-    Raises:
-        ArtifactError: the layer fails.
-        OSError: the disk is full.
-    """
-    store.remove()
-    for batch, entering in enumerate(inputs):
-        results = session.run({name: entering[name] for name in session.input_names}, outputs)
-        store.write(batch, dict(zip(outputs, results, strict=True)))
-    store.complete()
 
 
 def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:

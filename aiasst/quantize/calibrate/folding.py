@@ -1,8 +1,8 @@
-"""Where the inputs of products can be scaled channel by channel at no cost: behind a norm, and inside a gated MLP.
+"""Where the inputs of products can be scaled channel by channel at no cost: behind a norm.
 
 A product computes the same when its inputs are divided by scales and the columns of its weight multiplied by them. The
-division costs nothing where the factor that made the inputs is a constant: the gamma and beta of a norm, or the rows of the
-linear half of a gated MLP, since down(act(gate) * up) is linear in up (SmoothQuant, arXiv:2211.10438; AWQ, arXiv:2306.00978).
+division costs nothing where the factor that made the inputs is a constant: the gamma and beta of a norm (SmoothQuant,
+arXiv:2211.10438; AWQ, arXiv:2306.00978).
 Finds such places in the structure of the graph; chooses no scales and knows no format.
 """
 
@@ -42,20 +42,6 @@ class NormFold:
     """Every weight that reads `value`: its columns are to be multiplied by the scales."""
 
 
-@dataclass(frozen=True)
-class GateFold:
-    """The product of two factors, one of them linear in the rows of a weight, that is read by products alone."""
-
-    value: str
-    """The product, which `weights` read."""
-    up: str
-    """The weight whose rows are to be divided by the scales."""
-    rows: slice
-    """Those rows of [N, K]."""
-    weights: tuple[str, ...]
-    """Every weight that reads `value`: its columns are to be multiplied by the scales."""
-
-
 def divide(vector: FloatVector, scales: FloatVector) -> FloatVector:
     """Gamma or beta [K] of a norm whose output is divided by `scales` [K]."""
     return (vector / scales).astype(np.float32)
@@ -71,24 +57,10 @@ def divide_columns(rows: FloatMatrix, scales: FloatVector) -> FloatMatrix:
     return rows / scales
 
 
-def divide_rows(weight: FloatMatrix, rows: slice, scales: FloatVector) -> FloatMatrix:
-    """The weight [N, K] whose output channels `rows` are divided by `scales`; a new array."""
-    divided = np.array(weight, dtype=np.float32)
-    divided[rows] /= scales[:, None]
-    return divided
-
-
 def find_norms(found: Iterable[Found]) -> dict[str, NormFold]:
     """The norms that can take scales, by the name of their output."""
     products = _Products(found)
     folds = (_norm_fold(value, products) for value in products.inputs())
-    return {fold.value: fold for fold in folds if fold is not None}
-
-
-def find_gates(found: Iterable[Found]) -> dict[str, GateFold]:
-    """The gated products that can take scales, by the name of their output."""
-    products = _Products(found)
-    folds = (_gate_fold(value, products) for value in products.inputs())
     return {fold.value: fold for fold in folds if fold is not None}
 
 
@@ -108,11 +80,6 @@ class _Products:
                 if value is not None:
                     values.setdefault(id(value), value)
         return list(values.values())
-
-    def weight_of(self, node: ir.Node | None) -> Found | None:
-        """The weight that `node` multiplies with, where that is all the weight is for."""
-        weight = None if node is None else self._of_node.get(id(node))
-        return weight if weight is not None and len(weight.uses) == 1 else None
 
     def readers(self, value: ir.Value) -> tuple[Found, ...]:
         """The weights that read `value`; none where anything else reads it, or one of them has a second purpose."""
@@ -160,58 +127,6 @@ def _private_vector(value: ir.Value | None, size: int) -> str:
         return ""
     private = len(tuple(value.uses())) == 1 and not value.is_graph_input() and not value.is_graph_output()
     return (value.name or "") if private else ""
-
-
-def _gate_fold(value: ir.Value, products: _Products) -> GateFold | None:
-    gate, readers = value.producer(), products.readers(value)
-    if gate is None or not readers or gate.op_type != "Mul":
-        return None
-    for factor in gate.inputs:
-        linear = None if factor is None else _linear(factor, products)
-        if linear is not None and linear[1].stop - linear[1].start == readers[0].matrix.k:
-            weight, rows = linear
-            return GateFold(value.name or "", weight.matrix.name, rows, _names(readers))
-    return None
-
-
-def _linear(factor: ir.Value, products: _Products) -> tuple[Found, slice] | None:
-    """The weight, and which of its rows, that `factor` is the plain product with; None where `factor` is anything else."""
-    node = factor.producer()
-    if node is None or not _read_once(factor):
-        return None
-    if node.op_type != "Split":
-        weight = products.weight_of(node)
-        return None if weight is None or not _plain(node) else (weight, slice(0, weight.matrix.n))
-    source = node.inputs[0]
-    producer = None if source is None else source.producer()
-    weight = products.weight_of(producer)
-    if source is None or producer is None or weight is None or not _plain(producer) or not _read_once(source):
-        return None
-    lengths = _lengths(node, weight.matrix.n)
-    index = node.outputs.index(factor)
-    start = sum(lengths[:index])
-    return (weight, slice(start, start + lengths[index])) if lengths else None
-
-
-def _lengths(split: ir.Node, n: int) -> list[int]:
-    """How a Split cuts the last axis, of `n`; empty where it cuts another or in a way that the graph computes."""
-    axis = split.attributes.get("axis")
-    if axis is None or axis.as_int() != -1:
-        return []
-    sizes = _input(split, 1)
-    if sizes is not None:
-        return [] if sizes.const_value is None else [int(size) for size in sizes.const_value.numpy()]
-    parts = len(split.outputs)
-    return [] if n % parts else [n // parts] * parts
-
-
-def _read_once(value: ir.Value) -> bool:
-    return len(tuple(value.uses())) == 1 and not value.is_graph_output()
-
-
-def _plain(product: ir.Node) -> bool:
-    """No bias inside: it would have to be divided as well."""
-    return product.op_type != "Gemm" or len(product.inputs) < 3 or product.inputs[2] is None
 
 
 def _names(weights: Sequence[Found]) -> tuple[str, ...]:

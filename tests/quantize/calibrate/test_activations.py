@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from aiasst.quantize.calibrate.activations import ActivationStore, run_layer
+from aiasst.quantize.calibrate.activations import ActivationStore
 
 _ANY = arrays.arrays(
     st.sampled_from([np.float32, np.float16, np.int64, np.int32, np.bool_]),
@@ -62,19 +60,3 @@ def test_only_a_whole_store_is_complete(tmp_path: Path) -> None:
     store.remove()
     assert not store.folder.exists()
     store.remove()
-
-
-class _Doubles:
-    input_names = ("x",)
-
-    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> list[Any]:
-        assert list(feeds) == ["x"]
-        return [2 * feeds["x"] for _ in outputs or ()]
-
-
-def test_a_layer_takes_every_batch_along(tmp_path: Path) -> None:
-    store = ActivationStore(tmp_path / "store")
-    store.write(5, {"left": np.arange(3)})
-    run_layer(_Doubles(), ({"x": np.array([n]), "y": np.array(0)} for n in range(3)), ["z"], store)
-    assert store.is_complete
-    assert [int(store.read(n)["z"][0]) for n in range(store.batches)] == [0, 2, 4]

@@ -1,4 +1,4 @@
-"""Scales folded into a norm or a gate leave the function of the model as it is, wherever they are found."""
+"""Scales folded into a norm leave the function of the model as it is, wherever they are found."""
 
 from __future__ import annotations
 
@@ -54,10 +54,6 @@ def _folded(source: QuantizeSource, out: Path) -> Path:
         scales = _scales(rows[norm.weights[0]].shape[1], seed)
         vectors |= {n: folding.divide(graph.initializers[n].const_value.numpy(), scales) for n in norm.vectors}
         rows |= {name: folding.multiply_columns(rows[name], scales) for name in norm.weights}
-    for seed, gate in enumerate(folding.find_gates(inventory.found).values()):
-        scales = _scales(rows[gate.weights[0]].shape[1], seed)
-        rows[gate.up] = folding.divide_rows(rows[gate.up], gate.rows, scales)
-        rows |= {name: folding.multiply_columns(rows[name], scales) for name in gate.weights}
     recipe = Recipe(name="test", description="", default=WeightFormat(format="fp32"))
     matrices = [found.matrix for found in inventory.found]
     plan = make_plan(recipe, matrices, layers=inventory.layers, opset=source.opset, others={}, table_bytes=0)
@@ -105,9 +101,6 @@ def test_every_norm_before_a_product_is_found(tiny: Tiny, name: str) -> None:
     inner = 0 if name == "olmo2" else 2 * layers
     assert len(folded) == inner + len(untied_head)
     assert set(untied_head) <= set(folded)
-    gates = folding.find_gates(found)
-    assert len(gates) == (0 if name == "gpt2" else layers)
-    assert all(fold.up.endswith("gate_up_proj.weight") for fold in gates.values())
 
 
 def test_a_norm_that_is_also_the_residual_takes_no_scales(tiny: Tiny) -> None:
