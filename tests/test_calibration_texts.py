@@ -62,6 +62,26 @@ def test_held_out_texts_are_of_every_kind(files: dict[str, list[Row]]) -> None:
     assert min(counted.values()) >= 5
 
 
+def test_the_beginning_of_what_is_held_out_is_of_every_kind_as_well(files: dict[str, list[Row]]) -> None:
+    """The kinds take turns: short measurements read no further than the beginning."""
+    kinds = [row["kind"] for row in files[HELD_OUT]]
+    turns = min(Counter(kinds).values())
+    assert all(set(kinds[first : first + len(KINDS)]) == set(KINDS) for first in range((turns - 1) * len(KINDS) + 1))
+
+
+def test_the_readme_counts_what_is_there(files: dict[str, list[Row]]) -> None:
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for stem, rows in files.items():
+        (said,) = re.findall(rf"^\| `{stem}\.jsonl` +\| +(\d+) \| +([\d,]+) \| +([\d,]+) \|", readme, re.MULTILINE)
+        texts = [text_of(row) for row in rows]
+        counts = len(rows), sum(len(text.split()) for text in texts), sum(map(len, texts))
+        assert [int(number.replace(",", "")) for number in said] == [
+            counts[0],
+            round(counts[1], -2),
+            round(counts[2], -2),
+        ], stem
+
+
 def test_ids_are_unique(files: dict[str, list[Row]]) -> None:
     counted = Counter(row["id"] for rows in files.values() for row in rows)
     assert [name for name, times in counted.items() if times > 1] == []
