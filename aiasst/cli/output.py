@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiasst.errors import AiasstError
 from aiasst.progress import Progress, ProgressFn, silent
+from aiasst.sizes import human_bytes as human_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -193,12 +194,3 @@ def waiting(text: str, *, quiet: bool = False) -> Iterator[None]:
 def terminal_width() -> int:
     """Columns of the terminal that shows stdout; without end where it is none."""
     return shutil.get_terminal_size().columns if is_terminal() else sys.maxsize
-
-
-def human_bytes(count: float) -> str:
-    """Bytes in the unit that reads best: 14.7 MB (powers of ten, as disks are sold)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -8,14 +8,6 @@ from aiasst.cli import output
 from aiasst.progress import Progress
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (14_696_720, "14.7 MB"), (5e9, "5.0 GB"), (2e12, "2.0 TB")],
-)
-def test_human_bytes(count: float, text: str) -> None:
-    assert output.human_bytes(count) == text
-
-
 def test_progress_in_a_pipe_is_two_lines_a_stage(capsys: pytest.CaptureFixture[str]) -> None:
     with output.progress() as report:
         for done in range(4):

@@ -15,6 +15,7 @@ import numpy as np
 from aiasst.errors import BudgetRefused
 from aiasst.quantize.algorithms import Need
 from aiasst.quantize.matrix import Matrix
+from aiasst.sizes import human_bytes
 
 _FLOAT = 4
 # The interpreter, numpy, torch, ONNX Runtime and a tokenizer, after their first use.
@@ -89,7 +90,7 @@ class Estimate:
         """One line for people."""
         minutes = self.seconds / 60
         took = f"{minutes:.0f} min" if minutes >= 1 else f"{self.seconds:.0f} s"
-        return f"calibration: about {_gigabytes(self.memory)} of memory, {_gigabytes(self.disk)} of disk, {took}"
+        return f"calibration: about {human_bytes(self.memory)} of memory, {human_bytes(self.disk)} of disk, {took}"
 
 
 def estimate(work: Work, max_ram: int | None = None) -> Estimate:
@@ -106,8 +107,8 @@ def estimate(work: Work, max_ram: int | None = None) -> Estimate:
     needed = memory(work, batch)
     if max_ram is not None and needed > max_ram:
         raise BudgetRefused(
-            f"calibrating this model takes about {_gigabytes(needed)} of memory, {_gigabytes(max_ram)} are allowed",
-            f"allow {_gigabytes(needed)}, give a calibration file of shorter sequences than {work.length} tokens, or use "
+            f"calibrating this model takes about {human_bytes(needed)} of memory, {human_bytes(max_ram)} are allowed",
+            f"allow {human_bytes(needed)}, give a calibration file of shorter sequences than {work.length} tokens, or use "
             "--algorithm mse, which looks at no text",
         )
     return Estimate(needed, disk(work), sum(operations(work)) / _operations_per_second(), batch)
@@ -130,8 +131,8 @@ def refuse_plain(matrices: Sequence[Matrix], folder_bytes: int, max_ram: int | N
     needed = plain_memory(matrices, folder_bytes)
     if max_ram is not None and needed > max_ram:
         raise BudgetRefused(
-            f"quantizing this model takes about {_gigabytes(needed)} of memory, {_gigabytes(max_ram)} are allowed",
-            f"allow {_gigabytes(needed)}, or choose a recipe of fewer bits: the result is opened once to see that it runs",
+            f"quantizing this model takes about {human_bytes(needed)} of memory, {human_bytes(max_ram)} are allowed",
+            f"allow {human_bytes(needed)}, or choose a recipe of fewer bits: the result is opened once to see that it runs",
         )
 
 
@@ -214,7 +215,3 @@ def _timed(factor: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> float:
 def total(values: Sequence[float]) -> float:
     """Sum that is never zero, to divide by."""
     return max(sum(values), 1.0)
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from aiasst.errors import BudgetRefused, UsageError
+from aiasst.sizes import human_bytes
 
 _UNITS = {
     "": 1,
@@ -123,7 +124,7 @@ class Budget:
         """
         broken = []
         if self.max_bytes is not None and nbytes > self.max_bytes:
-            broken.append(f"{human_bytes(nbytes)} is more than {human_bytes(self.max_bytes)}")
+            broken.append(f"{human_bytes(nbytes, exact=True)} is more than {human_bytes(self.max_bytes, exact=True)}")
         if self.target_bpw is not None and bits_per_weight > self.target_bpw + 5e-5:
             broken.append(f"{bits_per_weight:.4f} bits per weight are more than {self.target_bpw:g}")
         if self.max_kld is not None and kl_mean is not None and kl_mean > self.max_kld:
@@ -178,26 +179,18 @@ def parse_bytes(text: str) -> int:
     return int(float(found.group(1)) * _UNITS[unit])
 
 
-def human_bytes(count: float) -> str:
-    """Bytes in the unit that reads best, exact to four digits."""
-    for unit in ("B", "kB", "MB"):
-        if abs(count) < 1000:
-            return f"{count:.4g} {unit}"
-        count /= 1000
-    return f"{count:.4g} GB"
-
-
 def refuse_size(wanted: str, smallest: int, bits: float) -> BudgetRefused:
     """No format is small enough. `wanted` is the limit in words, `smallest` the least bytes, `bits` the bits a weight there."""
     return BudgetRefused(
         f"no choice of formats keeps {wanted}",
-        f"the smallest possible is {human_bytes(smallest)} (--target-bpw {math.ceil(bits * 100) / 100:g}), at a great loss",
+        f"the smallest possible is {human_bytes(smallest, exact=True)} (--target-bpw {math.ceil(bits * 100) / 100:g}), "
+        "at a great loss",
     )
 
 
 def refuse_loss(limit: float, best: float, agreement: Agreement, needed: int | None) -> BudgetRefused:
     """The other limits leave no plan of so little loss; `needed` is the size that would."""
-    enough = "" if needed is None else f"; for this accuracy allow {human_bytes(needed)}"
+    enough = "" if needed is None else f"; for this accuracy allow {human_bytes(needed, exact=True)}"
     return BudgetRefused(
         f"no plan within these limits keeps a KL divergence of {limit:.4g}: the best is about {best:.4g} "
         f"(top-1 agreement about {agreement.top1_of(best):.1%})",

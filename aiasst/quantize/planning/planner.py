@@ -32,6 +32,7 @@ from aiasst.quantize.planning.streams import Streams, Text
 from aiasst.quantize.planning.units import Candidate, Unit, columns_of, find_units, recipe_of, sizes
 from aiasst.quantize.source import QuantizeSource
 from aiasst.quantize.tables import other_rows, unnamed_bytes
+from aiasst.sizes import human_bytes
 from aiasst.version import __version__
 
 # Counts up whenever the same settings would give other sensitivities.
@@ -199,7 +200,7 @@ class Planner:
     def _size_in_words(self) -> str:
         words = []
         if self.budget.max_bytes is not None:
-            words.append(limits.human_bytes(self.budget.max_bytes))
+            words.append(human_bytes(self.budget.max_bytes, exact=True))
         if self.budget.target_bpw is not None:
             words.append(f"{self.budget.target_bpw:g} bits per weight")
         return " and ".join(words)

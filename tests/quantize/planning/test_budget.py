@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiasst.errors import BudgetRefused, UsageError
-from aiasst.quantize.planning.budget import Agreement, Budget, Workload, human_bytes, parse_bytes, refuse_loss
+from aiasst.quantize.planning.budget import Agreement, Budget, Workload, parse_bytes, refuse_loss
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,3 @@ def test_a_refusal_says_what_would_be_possible() -> None:
     assert error.exit_code == 3
     assert "--max-kld 0.024" in error.hint
     assert "5 MB" in error.hint
-
-
-def test_bytes_in_words() -> None:
-    assert [human_bytes(n) for n in (999, 1500, 4_470_000, 1.1e9)] == ["999 B", "1.5 kB", "4.47 MB", "1.1 GB"]
