@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
-from aiasst.artifacts.recipe import Recipe
+from aiasst.artifacts.recipe import Recipe, WeightFormat
+
+if TYPE_CHECKING:
+    from aiasst.quantize.planning.units import Candidate, Unit
+
+Choice = npt.NDArray[np.int64]
+"""int64 [units]: the column of each unit's format."""
+
+# What recipes do without looking at a model: (format of all layers, block size of embedding and head in int8), as in int8.yaml,
+# int4.yaml with blocks of 64, int4.yaml and int4-fast.yaml. Small blocks come first: large ones become small for few inputs.
+_UNIFORM = (
+    (WeightFormat(format="int8", block_size=128), 128),
+    (WeightFormat(format="int4", block_size=64), 128),
+    (WeightFormat(format="int4", block_size=128), 128),
+    (WeightFormat(format="int4", block_size=256), 256),
+)
+_ENDS = ("embed", "lm_head")
+# What a recipe's format becomes where it cannot serve (an old graph), and where it would not be smaller.
+_FALLBACK = WeightFormat(format="int8", block_size=128)
+_FLOAT = "fp32"
 
 
 @dataclass(frozen=True)
@@ -36,6 +59,19 @@ class FrontPoint:
 
 
 @dataclass(frozen=True)
+class UniformPoint:
+    """All layers in one format, embedding and head in int8: what a recipe gives without planning."""
+
+    label: str
+    """Format of the layers."""
+    nbytes: int
+    """Of the whole model."""
+    bits_per_weight: float
+    loss: float
+    """Predicted KL divergence, nats."""
+
+
+@dataclass(frozen=True)
 class PlannedMix:
     """A plan under a budget."""
 
@@ -55,6 +91,49 @@ class PlannedMix:
     """Whether the plan as a whole was measured (with quick rounding) for that prediction; else it is a sum over its units."""
     token_ms: float | None = None
     """Predicted time a token, where a device was given."""
+    uniform: tuple[UniformPoint, ...] = ()
+    """What it is compared with; predicted from the same losses as `front`."""
+
+
+def uniform_points(
+    units: Sequence[Unit],
+    columns: Sequence[str],
+    losses: npt.NDArray[np.float64],
+    bytes_of: Callable[[Choice], int],
+    bits_of: Callable[[Choice], float],
+) -> tuple[UniformPoint, ...]:
+    """Sizes and losses of the plans that recipes would make, from the smallest on; of those that come to the same, one.
+
+    Args:
+        units: what is planned.
+        columns: labels of the formats.
+        losses: predicted KL divergence in nats, [units, columns].
+        bytes_of: bytes of the whole model by the columns that its units have.
+        bits_of: bits per weight of the same.
+    """
+    found: dict[tuple[int, ...], UniformPoint] = {}
+    for spec, head in _UNIFORM:
+        ends = WeightFormat(format="int8", block_size=head)
+        wanted = [ends if unit.role in _ENDS else spec for unit in units]
+        labels = [_fitting(unit, each).label for unit, each in zip(units, wanted, strict=True)]
+        choice = np.array([columns.index(label) for label in labels], dtype=np.int64)
+        loss = float(losses[np.arange(len(units)), choice].sum())
+        found.setdefault(tuple(choice.tolist()), UniformPoint(spec.label, bytes_of(choice), bits_of(choice), loss))
+    return tuple(sorted(found.values(), key=lambda point: point.nbytes))
+
+
+def _fitting(unit: Unit, wanted: WeightFormat) -> Candidate:
+    """What a recipe's `wanted` becomes for a unit: in smaller blocks for few inputs; int8 or float where it cannot be."""
+    for spec in (wanted, _FALLBACK):
+        alike = [
+            candidate
+            for candidate in unit.candidates
+            if (candidate.spec.format, candidate.spec.zero_point) == (spec.format, spec.zero_point)
+            and (candidate.spec.block_size or 0) <= (spec.block_size or 0)
+        ]
+        if alike:
+            return max(alike, key=lambda candidate: candidate.spec.block_size or 0)
+    return next(candidate for candidate in unit.candidates if candidate.spec.format == _FLOAT)
 
 
 def recipe_yaml(recipe: Recipe) -> str:
