@@ -1,4 +1,4 @@
-"""A plan at the terminal: formats by role, bits by layer and role in colour, the size-accuracy front. Decides nothing."""
+"""A plan at the terminal: formats by role, and by layer and role in colour, the size-accuracy front. Decides nothing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from aiasst.cli import output
 
 if TYPE_CHECKING:
     from aiasst.quantize.plan import Plan, PlannedWeight
-    from aiasst.quantize.planning.mix import PlannedMix
+    from aiasst.quantize.planning.mix import PlannedMix, UniformPoint
 
 _WIDTH, _HEIGHT = 56, 11
 """Of the front, in characters."""
-_CELL = 5
 _NARROWEST, _USUAL_WIDTH = 40, 100
 
 
@@ -27,7 +26,7 @@ def show(plan: Plan) -> None:
     output.table(title, columns, _rows(plan), right=columns[2:], caption=caption)
     if plan.mix is not None:
         width = min(max(output.terminal_width(), _NARROWEST), 10_000) if output.is_terminal() else _USUAL_WIDTH
-        output.picture("Bits by layer and role", _grid(plan.mix, width))
+        output.picture("Formats by layer and role: bits / block size (4z64: with zero points)", _grid(plan.mix, width))
         output.picture("Size and accuracy: the best plan of each size, ★ this one", _front(plan.mix))
         output.section("Predicted", _predicted(plan.mix))
     for reason, names in _by_reason(plan).items():
@@ -70,6 +69,15 @@ def _mix_document(mix: PlannedMix) -> dict[str, Any]:
         "front": [
             {"bytes": point.nbytes, "bits_per_weight": round(point.bits_per_weight, 4), "kl_mean": point.loss}
             for point in mix.front
+        ],
+        "uniform": [
+            {
+                "format": point.label,
+                "bytes": point.nbytes,
+                "bits_per_weight": round(point.bits_per_weight, 4),
+                "kl_mean": point.loss,
+            }
+            for point in mix.uniform
         ],
         "planned_recipe": mix.recipe.model_dump(mode="json", exclude_none=True),
     }
@@ -116,35 +124,47 @@ def _rows(plan: Plan) -> list[Sequence[object]]:
 
 
 def _grid(mix: PlannedMix, width: int) -> list[str]:
-    """A line a role: bits of each layer on the colour of its format; layers in several bands where the terminal is narrow."""
-    from aiasst.quantize.planning.drawing import colour, grid_of
+    """A line a role: formats of the layers in short, each on its colour; layers in several bands where the terminal is narrow."""
+    from aiasst.quantize.planning.drawing import Grid, key_of, role_name, short_label
 
-    roles, layers, cells = grid_of(mix.cells)
-    margin = max(len(role) for role in (*roles, "layer")) + 2
-    a_band = max(1, (width - margin) // _CELL)
-    lines: list[str] = []
-    for start in range(0, len(layers), a_band):
-        band = layers[start : start + a_band]
-        for role in roles:
-            row = [cells.get((role, layer)) for layer in band]
-            if any(cell is not None for cell in row):
-                squares = (
-                    " " * _CELL if cell is None else f"[black on {colour(cell.label)}]{cell.bits:^{_CELL}.1f}[/]"
-                    for cell in row
-                )
-                lines.append(f"{role:<{margin}}" + "".join(squares))
-        names = "".join(f"{'–' if layer is None else layer:^{_CELL}}" for layer in band)
-        lines += [f"{'layer':<{margin}}{names}", ""]
-    labels = {cell.label: cell.bits for cell in mix.cells}
-    legend = "  ".join(f"[on {colour(label)}]  [/] {label}" for label in sorted(labels, key=lambda name: labels[name]))
-    return [*lines, legend]
+    grid, key = Grid.of(mix.cells), key_of(mix.cells)
+    outside = [*grid.before, *grid.after]
+    margin = max(len(role_name(role)) for role in ("layer", *grid.roles, *(cell.role for cell in outside))) + 1
+    # Flush left: bits stand below bits, which shows without colours too.
+    letters = max(*(len(short_label(label)) for label, _, _ in key), *(len(str(layer)) for layer in grid.layers), 0)
+    lines = [f"{role_name(cell.role):<{margin}}{_cell(cell.label, letters)}" for cell in grid.before]
+    for band in grid.bands((width - margin) // (letters + 1)):
+        lines += [""] * bool(lines)
+        lines.append(f"{'layer':<{margin}}" + "".join(f" {layer:<{letters}}" for layer in band))
+        for role in grid.roles:
+            row = [grid.cells.get((role, layer)) for layer in band]
+            squares = (" " * (letters + 1) if cell is None else _cell(cell.label, letters) for cell in row)
+            lines.append(f"{role_name(role):<{margin}}" + "".join(squares))
+    lines += [""] * bool(grid.after)
+    lines += [f"{role_name(cell.role):<{margin}}{_cell(cell.label, letters)}" for cell in grid.after]
+    widest = max(len(label) for label, _, _ in key)
+    legend = [
+        f"{_cell(label, letters)}  {label:<{widest}}  {bits:5.2f} bits  {share:4.0%} of weights"
+        for label, bits, share in key
+    ]
+    return [*lines, "", *legend]
+
+
+def _cell(label: str, letters: int) -> str:
+    """A format in short on its colour, a space before it."""
+    from aiasst.quantize.planning.drawing import colour, ink, short_label
+
+    background = colour(label)
+    return f"[{ink(background)} on {background}] {short_label(label):<{letters}}[/]"
 
 
 def _front(mix: PlannedMix) -> list[str]:
-    """KL divergence over bits per weight, as characters."""
+    """KL divergence over bits per weight, as characters; plans without planning as letters with a line each below."""
+    uniform = [(chr(ord("a") + number), point) for number, point in enumerate(p for p in mix.uniform if p.loss > 0)]
     marks = [(point.bits_per_weight, point.loss, "•") for point in mix.front if point.loss > 0]
     if mix.predicted_kl > 0:
         marks.append((mix.bits_per_weight, mix.predicted_kl, "★"))
+    marks += [(point.bits_per_weight, point.loss, letter) for letter, point in uniform]
     if len(marks) < 2:
         return []
     left, right = min(x for x, _, _ in marks), max(x for x, _, _ in marks)
@@ -153,6 +173,10 @@ def _front(mix: PlannedMix) -> list[str]:
     for x, y, mark in marks:
         column = round((x - left) / max(right - left, 1e-9) * _WIDTH)
         row = round((high - math.log10(y)) / max(high - low, 1e-9) * _HEIGHT)
+        if mark.isalpha():
+            # Beside what must not be hidden.
+            free = (place for place, taken in enumerate(canvas[row]) if taken in " •")
+            column = min(free, key=lambda place: abs(place - column), default=column)
         canvas[row][column] = mark
     lines = []
     for number, row_marks in enumerate(canvas):
@@ -162,4 +186,21 @@ def _front(mix: PlannedMix) -> list[str]:
         )
     lines.append(f"{'KL':>9} └{'─' * (_WIDTH + 1)}")
     ends = f"{left:.1f}", f"{right:.1f} bits per weight"
-    return [*lines, f"{'':>11}{ends[0]}{ends[1]:>{_WIDTH + 1 - len(ends[0])}}"]
+    lines.append(f"{'':>11}{ends[0]}{ends[1]:>{_WIDTH + 1 - len(ends[0])}}")
+    return [*lines, *_compared(mix, uniform)]
+
+
+def _compared(mix: PlannedMix, uniform: Sequence[tuple[str, UniformPoint]]) -> list[str]:
+    """This plan and those without planning, in numbers."""
+    if not uniform:
+        return []
+    rows = [("★", "this plan", mix.bits_per_weight, mix.nbytes, mix.predicted_kl)]
+    rows += [(letter, point.label, point.bits_per_weight, point.nbytes, point.loss) for letter, point in uniform]
+    widest = max(len(name) for _, name, _, _, _ in rows)
+    return [
+        "",
+        *(
+            f"{'':>11}{mark} {name:<{widest}}  {bits:5.2f} bits  {output.human_bytes(nbytes):>8}  KL {loss:.3g}"
+            for mark, name, bits, nbytes, loss in rows
+        ),
+    ]
