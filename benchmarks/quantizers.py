@@ -1,10 +1,12 @@
 """What people quantize with today, and aiasst, on one checkpoint and one text: bits, accuracy, time and memory to quantize.
 
-usage: quantizers.py CHECKPOINT WORK --heldout FILE --calibration FILE [--peers-python PYTHON] [--only TEXT ...] [--keep]
+usage: quantizers.py CHECKPOINT WORK --heldout FILE --calibration FILE [--peers-python PYTHON]
+                     [--models plain twin] [--only TEXT ...] [--windows 80] [--keep]
 
-CHECKPOINT is a Hugging Face folder of the Llama type (the story checkpoint, or its hostile twin from hostile.py). The text is
-the first 400,000 bytes of the held-out books, 80 windows of 512 tokens, the second half of each scored against the fp32 model.
-Whatever calibrates gets the same 128 sequences of 512 tokens of the calibration text, which must be another.
+CHECKPOINT is a Hugging Face folder of the Llama type. A table is printed for it, and one for its hostile twin: the same
+function in float32 with the outlier channels of a large model (hostile.py). The text is the first 400,000 bytes of the held-out
+books, 80 windows of 512 tokens, the second half of each scored against the fp32 model. Whatever calibrates gets the same 128
+sequences of 512 tokens of the calibration text, which must be another.
 
 The peers run in an environment of their own, because they pin and pull much:
     python -m venv peers
@@ -15,13 +17,19 @@ and llama.cpp round activations to int8 as they multiply; Olive's and AutoRound'
 which is kinder than any runtime will be. AutoRound's packed checkpoint is therefore also imported and run by ONNX Runtime.
 "int8 head": the tool leaves embedding and head in floating point; here they are rounded to int8 to compare at equal size.
 Bits per weight count everything that is stored: packed values, scales, zero points, embedding, head, norms.
+
+Every quantizer is a process of its own. Its seconds begin with the start of Python and end with the file on disk; aiasst's end
+with its accuracy card. Peak memory is the most that was resident at once (VmHWM), mapped files included. llama.cpp's package
+cannot make an importance matrix: torch does it in the same process, so the rows without one show what llama.cpp itself takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +47,7 @@ from measure import aiasst, machine, print_table
 HERE = Path(__file__).resolve().parent
 WINDOW, WINDOWS = 512, 80
 SEQUENCES = 128
+NOTE = ".made.json"
 PASSAGE_BYTES = 8192
 """Enough text for one calibration sequence."""
 
@@ -75,12 +84,14 @@ ROWS = (
     Row("ONNX Runtime k_quant, block 32, int8 head", ORT, "onnx_ir", "k_quant-32-head8"),
     Row("Olive GPTQ, block 128, fp32 head", OLIVE, "olive"),
     Row("Olive GPTQ, block 128, int8 head", OLIVE, "olive", int8_head=True),
-    Row("AutoRound, block 128, as it leaves the head", ROUND, "auto_round"),
+    Row("AutoRound, block 128, fp32 head", ROUND, "auto_round"),
     Row("AutoRound, block 128, int8 head", ROUND, "auto_round", int8_head=True),
-    Row("AutoRound, block 128, imported into ONNX", ROUND, "auto_round", imported=True),
+    Row("AutoRound, block 128, int8 head, imported into ONNX", ROUND, "auto_round", imported=True),
     Row("llama.cpp Q4_K_M", LLAMA, "llama_cpp", "Q4_K_M"),
     Row("llama.cpp Q4_K_M, importance matrix", LLAMA, "llama_cpp", "Q4_K_M-imatrix"),
+    Row("llama.cpp Q4_0", LLAMA, "llama_cpp", "Q4_0"),
     Row("llama.cpp Q4_0, importance matrix", LLAMA, "llama_cpp", "Q4_0-imatrix"),
+    Row("llama.cpp Q3_K_M", LLAMA, "llama_cpp", "Q3_K_M"),
     Row("llama.cpp Q3_K_M, importance matrix", LLAMA, "llama_cpp", "Q3_K_M-imatrix"),
     Row("aiasst int4, round-to-nearest", arguments=("--recipe", "int4", "--algorithm", "rtn")),
     Row("aiasst int4, searched scales", arguments=("--recipe", "int4", "--algorithm", "mse")),
@@ -91,6 +102,7 @@ ROWS = (
     Row("aiasst, plan for 4.50 bits", arguments=("--target-bpw", "4.5")),
     Row("aiasst, plan for 4.25 bits", arguments=("--target-bpw", "4.25")),
 )
+MODELS = {"plain": "The checkpoint", "twin": "Its hostile twin"}
 COLUMNS = (
     "quantizer",
     "bits per weight",
@@ -122,7 +134,6 @@ class Bench:
     checkpoint: Path
     work: Path
     peers_python: Path | None
-    keep: bool
 
     @property
     def ids(self) -> Path:
@@ -147,13 +158,19 @@ class Bench:
                 return self.peers_python
         raise BenchmarkError("not installed")
 
+    def notes(self) -> Iterator[Path]:
+        """What quantizing took, one file for each folder that is made."""
+        return self.work.glob(f"*{NOTE}")
 
-def prepare(bench: Bench, heldout: Path, calibration: Path) -> None:
-    """Token ids, and the fp32 model folder with its logits."""
+
+def prepare(bench: Bench, heldout: Path, calibration: Path, windows: int, keep: bool) -> None:
+    """Token ids, and the fp32 model folder with its logits; what an earlier run made is forgotten unless it is kept."""
     bench.work.mkdir(parents=True, exist_ok=True)
+    for note in () if keep else list(bench.notes()):
+        note.unlink()
     aiasst("convert", str(bench.checkpoint), "-o", str(bench.float_folder), "--force", "--quiet")
     tokenizer = Tokenizer.load(bench.float_folder)
-    ids = np.array(tokenizer.encode(read_text(heldout))[: WINDOWS * WINDOW], np.int64)
+    ids = np.array(tokenizer.encode(read_text(heldout))[: windows * WINDOW], np.int64)
     np.savez(bench.ids, input_ids=ids.reshape(-1, WINDOW))
     np.savez(bench.calibration, input_ids=np.array(list(sequences(calibration, tokenizer)), np.int64))
     folder_logits(bench, bench.float_folder, bench.work / "reference.npy")
@@ -161,8 +178,6 @@ def prepare(bench: Bench, heldout: Path, calibration: Path) -> None:
 
 def sequences(path: Path, tokenizer: Tokenizer) -> Iterator[list[int]]:
     """The beginnings of passages that lie evenly in a text."""
-    import lzma
-
     text = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
     for index in range(SEQUENCES):
         start = index * max(len(text) - PASSAGE_BYTES, 0) // SEQUENCES
@@ -175,18 +190,30 @@ def run_isolated(*command: str | Path) -> Made:
     ended = subprocess.run(
         [sys.executable, "-S", HERE / "isolated.py", *command], capture_output=True, text=True, errors="replace"
     )
-    lines = ended.stderr.strip().splitlines()
+    said, _, figures = ended.stderr.rstrip().rpartition("\n")
     if ended.returncode != 0:
-        raise BenchmarkError(f"failed: {next((line for line in reversed(lines[:-1]) if line.strip()), '')[:200]}")
-    return Made(**json.loads(lines[-1]))
+        raise BenchmarkError(f"failed: {reason(ended.returncode, said)}")
+    return Made(**json.loads(figures))
+
+
+def reason(returncode: int, said: str) -> str:
+    """Why a process ended badly: the signal that ended it (out of memory: SIGKILL), or else the last line it wrote."""
+    number = -returncode % 256  # isolated.py passes -9 on as 247
+    if number in set(signal.Signals):
+        return f"ended by {signal.Signals(number).name}"
+    return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), f"exit code {returncode}")[:200]
 
 
 def make(bench: Bench, row: Row) -> Made:
-    """Quantize as the row says, unless that was done and is kept."""
-    folder, note = bench.work / row.made, bench.work / f"{row.made}.json"
-    if bench.keep and note.is_file():
+    """Quantize as the row says, unless that was done in this run or is kept of an earlier one."""
+    folder, note = bench.work / row.made, bench.work / f"{row.made}{NOTE}"
+    if note.is_file():
         return Made(**json.loads(note.read_text()))
-    shutil.rmtree(folder, ignore_errors=True)
+    for old in (
+        folder,
+        folder.with_name(f".{folder.name}.calibrating"),
+    ):  # no interrupted work is gone on with: it would look fast
+        shutil.rmtree(old, ignore_errors=True)
     if row.script:
         command: tuple[str | Path, ...] = (
             bench.python(row.module), HERE / "peers" / f"{row.script}.py", "quantize", "--variant", row.variant,
@@ -214,7 +241,7 @@ def run_logits(python: Path, script: str, bench: Bench, folder: Path, output: Pa
     command += ["--model", folder, "--ids", bench.ids, "--output", output]
     ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if ended.returncode != 0:
-        raise BenchmarkError(f"scoring failed: {ended.stderr.strip().splitlines()[-1][:200]}")
+        raise BenchmarkError(f"scoring failed: {reason(ended.returncode, ended.stderr)}")
     told = json.loads(ended.stdout.strip().splitlines()[-1])
     return told["bytes"], told["version"]
 
@@ -301,6 +328,24 @@ def cells(bench: Bench, row: Row) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def measure(bench: Bench, rows: list[Row]) -> list[tuple[str, ...]]:
+    """The table of one model; each line is also told as soon as it is known."""
+    table = []
+    for row in rows:
+        table.append(cells(bench, row))
+        print(" · ".join(filter(None, table[-1])), file=sys.stderr, flush=True)
+    return table
+
+
+def checkpoint_of(model: str, original: Path, work: Path) -> Path:
+    """The checkpoint itself, or its hostile twin, which is written by a process of its own so that this one stays small."""
+    if model == "plain":
+        return original
+    twin = work / "twin-checkpoint"
+    run_isolated(sys.executable, HERE / "hostile.py", original, twin)
+    return twin
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
@@ -308,20 +353,24 @@ def main() -> None:
     parser.add_argument("--heldout", type=Path, required=True, help="text to score on, .txt or .txt.xz")
     parser.add_argument("--calibration", type=Path, required=True, help="text to calibrate on, another one")
     parser.add_argument("--peers-python", type=Path, help="interpreter of the environment that has the peers")
+    parser.add_argument(
+        "--models", nargs="+", choices=MODELS, default=list(MODELS), help="the checkpoint, its hostile twin"
+    )
     parser.add_argument("--only", nargs="+", default=[""], help="rows whose name contains one of these")
+    parser.add_argument("--windows", type=int, default=WINDOWS, help="of 512 tokens each, to score on")
     parser.add_argument(
         "--keep", action="store_true", help="take what an earlier run quantized, with its time and memory"
     )
     arguments = parser.parse_args()
-    bench = Bench(arguments.checkpoint, arguments.work, arguments.peers_python, arguments.keep)
-    prepare(bench, arguments.heldout, arguments.calibration)
-    print(machine(), flush=True)
     rows = [row for row in ROWS if any(text.lower() in row.name.lower() for text in arguments.only)]
-    table = []
-    for row in rows:
-        table.append(cells(bench, row))
-        print(" · ".join(filter(None, table[-1])), file=sys.stderr, flush=True)
-    print_table(COLUMNS, table)
+    print(machine(), flush=True)
+    for model in arguments.models:
+        arguments.work.mkdir(parents=True, exist_ok=True)
+        checkpoint = checkpoint_of(model, arguments.checkpoint, arguments.work)
+        bench = Bench(checkpoint, arguments.work / model, arguments.peers_python)
+        prepare(bench, arguments.heldout, arguments.calibration, arguments.windows, arguments.keep)
+        print(f"\n{MODELS[model]}, {arguments.windows} windows of {WINDOW} tokens\n", flush=True)
+        print_table(COLUMNS, measure(bench, rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""AutoRound with its defaults (W4A16: 4 bits, blocks of 128, symmetric, 200 steps a layer) on the CPU, packed in GPTQ form."""
+"""AutoRound with its defaults (W4A16: 4 bits, blocks of 128, symmetric, tuned for 200 steps a layer) on the CPU, in its own format.
+
+Embedding and head stay as they are in the checkpoint. Its format is GPTQ's packing without the order of the columns.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def quantize(job: Job) -> None:
         nsamples=len(job.calibration), seqlen=job.calibration.shape[1],
     )  # fmt: skip
     tool.quantize()
-    tool.save_quantized(job.output, format="auto_gptq", inplace=True)
+    tool.save_quantized(job.output, format="auto_round", inplace=True)
 
 
 def unpacked(folder: Path) -> dict[str, torch.Tensor]:

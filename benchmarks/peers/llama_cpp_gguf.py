@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,9 @@ def logits(folder: Path, ids: np.ndarray, writer: Writer, int8_head: bool) -> in
     settings = llama_cpp.llama_context_default_params()
     window = ids.shape[1]
     settings.n_ctx = settings.n_batch = settings.n_ubatch = window
+    settings.n_threads = settings.n_threads_batch = len(
+        os.sched_getaffinity(0)
+    )  # its default of 4 waits on itself on 2 cores
     context = llama_cpp.llama_init_from_model(model, settings)
     if not context:
         raise SystemExit(f"llama.cpp cannot open {path}")
