@@ -8,6 +8,8 @@ drown the others.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -53,22 +55,57 @@ def factorized(hessian: torch.Tensor) -> torch.Tensor:
     if not torch.isfinite(hessian).all():
         raise ValueError("the Hessian holds numbers that are not finite")
     size = hessian.diagonal().sqrt()
-    scaled = hessian / size[:, None] / size[None, :]
+    # As little beside the matrix as can be: it may be as large as everything else.
+    scaled = hessian / size[:, None]
+    scaled /= size
+    ones = scaled.diagonal().clone()
     extra = 0.0
     for _ in range(_TRIES):
-        factor, failed = torch.linalg.cholesky_ex(scaled + extra * torch.eye(len(size), device=scaled.device))
+        scaled.diagonal().copy_(ones + extra)
+        factor, failed = torch.linalg.cholesky_ex(scaled)
         if not int(failed):
-            result: torch.Tensor = factor * size[:, None]
+            result: torch.Tensor = factor.mul_(size[:, None])
             return result
         extra = max(extra * 10, DAMPING)
     # The correlations contradict each other beyond repair (too few digits): the diagonal alone is still right.
     return torch.diag(size)
 
 
-def solve(hessian: torch.Tensor, right: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
-    """`right` [N, K] times the inverse of the damped `hessian` [K, K] → [N, K]."""
-    factor = factorized(damped(hessian, damping))
+def solve(factor: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`right` [N, K] times the inverse of the matrix [K, K] that `factor` is the lower Cholesky factor of → [N, K]."""
     return torch.cholesky_solve(right.T, factor).T
+
+
+class Factors:
+    """A Hessian [K, K] damped, and its inverse factorized: when first asked for, and then kept for all rows that want it.
+
+    Holds up to two matrices [K, K] beside the Hessian.
+    """
+
+    def __init__(self, hessian: FloatMatrix) -> None:
+        self._hessian = hessian
+
+    @cached_property
+    def damped(self) -> torch.Tensor:
+        """The damped Hessian [K, K]."""
+        return damped(to_device(self._hessian))
+
+    @cached_property
+    def order(self) -> torch.Tensor:
+        """The channels [K] in the order of falling energy."""
+        return torch.argsort(self.damped.diagonal(), descending=True, stable=True)
+
+    @cached_property
+    def inverse(self) -> torch.Tensor:
+        """Upper triangular U [K, K] with UT U = the inverse of the damped Hessian, its channels in `order`.
+
+        With J the reversal of rows and columns and L LT = J H J, U = J L^-1 J: the inverse itself is never formed.
+        """
+        backwards = self.order.flip(0)
+        lower = factorized(self.damped[backwards][:, backwards])
+        identity = torch.eye(len(lower), device=lower.device)
+        inverse: torch.Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
+        return inverse.flip(0, 1)
 
 
 def output_error(difference: FloatMatrix, hessian: FloatMatrix) -> float:

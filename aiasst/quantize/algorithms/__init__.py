@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ import numpy.typing as npt
 from aiasst.errors import ArtifactError
 from aiasst.quantize.grid import Grid, Quantized
 from aiasst.quantize.matrix import FloatMatrix
+
+if TYPE_CHECKING:
+    from aiasst.quantize.hessian import Factors
 
 Need = Literal["nothing", "energy", "hessian"]
 
@@ -37,6 +40,8 @@ class InputStatistics:
     """Mean square of each input channel, float32 [K]."""
     hessian: FloatMatrix | None = None
     """Mean of x xT over the tokens, float32 [K, K]: half the second derivative of a row's squared output error."""
+    factors: Factors | None = None
+    """Of `hessian`: who brings a weight in pieces of rows gives the same to each. None: factorized anew."""
 
 
 class Algorithm(Protocol):

@@ -19,7 +19,7 @@ import torch
 from aiasst.quantize.algorithms import InputStatistics, Need, mse
 from aiasst.quantize.corrections.descent import Rounding, descend
 from aiasst.quantize.grid import Grid, Quantized
-from aiasst.quantize.hessian import damped, factorized, to_device
+from aiasst.quantize.hessian import Factors, to_device
 from aiasst.quantize.matrix import ByteMatrix, FloatMatrix
 
 NEEDS: Need = "hessian"
@@ -48,18 +48,16 @@ def _quantize(weight: FloatMatrix, grid: Grid, statistics: InputStatistics | Non
     start = mse.quantize(weight, grid, statistics)
     if statistics is None or statistics.hessian is None or grid.bits > _BITS_WORTH_IT:
         return start
-    hessian = damped(to_device(statistics.hessian))
-    order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
-    factor = _inverse_factor(hessian[order][:, order])
+    factors = statistics.factors or Factors(statistics.hessian)
     values, scales = np.empty_like(start.values), np.empty_like(start.scales)
     step = max(1, _PIECE_ELEMENTS // weight.shape[1])
     for first in range(0, len(weight), step):
         rows = slice(first, first + step)
         target = to_device(weight[rows])
         rounding = _on_grid(start, rows)
-        rounding.levels = round_channels(target, rounding, order, factor)
+        rounding.levels = round_channels(target, rounding, factors.order, factors.inverse)
         if rounds:
-            rounding = descend(target, rounding, hessian, rounds=rounds, sweeps=_SWEEPS)
+            rounding = descend(target, rounding, factors.damped, rounds=rounds, sweeps=_SWEEPS)
         values[rows], scales[rows] = _off_grid(rounding, start, rows)
     return Quantized(grid, values, scales, start.zero_points)
 
@@ -87,17 +85,6 @@ def round_channels(target: torch.Tensor, rounding: Rounding, order: torch.Tensor
     result = torch.empty_like(levels)
     result[order] = levels
     return result.T.contiguous()
-
-
-def _inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
-    """Upper triangular U with UT U = the inverse of `hessian` [K, K].
-
-    With J the reversal of rows and columns and L LT = J H J, U = J L^-1 J: the inverse itself is never formed.
-    """
-    lower = factorized(hessian.flip(0, 1))
-    identity = torch.eye(len(hessian), device=hessian.device)
-    inverse: torch.Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
-    return inverse.flip(0, 1)
 
 
 def _on_grid(start: Quantized, rows: slice) -> Rounding:

@@ -7,7 +7,7 @@ In this order, each where the algorithm asks for it and the graph allows it:
     rounding  by the algorithm, on the grid of each weight's format
     bias      shifted by the mean error that is left (corrections.bias)
 
-Large matrices go through in pieces of rows, since rounding never couples two rows.
+Large matrices go through in pieces of rows, since rounding never couples two rows; what is factorized serves all pieces.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from aiasst.quantize.calibrate.contents import weight_rows
 from aiasst.quantize.calibrate.estimate import PIECE_ELEMENTS
 from aiasst.quantize.corrections.bias import bias_shift
 from aiasst.quantize.corrections.equalization import channel_scales
-from aiasst.quantize.corrections.target import corrected_target
+from aiasst.quantize.corrections.target import Correction
 from aiasst.quantize.grid import Grid, Quantized
+from aiasst.quantize.hessian import Factors
 from aiasst.quantize.inventory import Found
 from aiasst.quantize.matrix import FloatMatrix, Matrix, copy_matrix
 
@@ -100,15 +101,18 @@ def round_member(
     grid = member.grid
     if grid is None:
         return _folded(weight_rows(member.found), scales)
-    known = None if statistics is None else InputStatistics(statistics.rows, statistics.energy, statistics.hessian)
+    known = _known(statistics)
+    correction = _correction(statistics) if algorithm.PROPAGATES else None
     pieces: list[Quantized] = []
     for rows in pieces_of(member.found.matrix):
         # Mapped anew for each piece, so that the pages of the one before are let go.
         target = _folded(weight_rows(member.found)[rows], scales)
-        if algorithm.PROPAGATES:
-            target = _corrected(target, statistics)
-        if last and statistics is not None and rows.stop == member.found.matrix.n:
-            statistics.cross = None
+        if correction is not None:
+            target = correction.target(target)
+        if rows.stop == member.found.matrix.n:
+            correction = None
+            if last and statistics is not None:
+                statistics.cross = None
         pieces.append(algorithm.quantize(target, grid, known))
     return _joined(pieces)
 
@@ -167,10 +171,17 @@ def _folded(rows: FloatMatrix, scales: FloatVector | None) -> FloatMatrix:
     return rows if scales is None else folding.multiply_columns(rows, scales)
 
 
-def _corrected(rows: FloatMatrix, statistics: GroupStatistics | None) -> FloatMatrix:
+def _known(statistics: GroupStatistics | None) -> InputStatistics | None:
+    if statistics is None:
+        return None
+    factors = None if statistics.hessian is None else Factors(statistics.hessian)
+    return InputStatistics(statistics.rows, statistics.energy, statistics.hessian, factors)
+
+
+def _correction(statistics: GroupStatistics | None) -> Correction | None:
     if statistics is None or statistics.hessian is None or statistics.cross is None:
-        return rows
-    return corrected_target(rows, statistics.hessian, statistics.cross)
+        return None
+    return Correction(statistics.hessian, statistics.cross)
 
 
 def _joined(pieces: Sequence[Quantized]) -> Quantized:

@@ -10,21 +10,27 @@ here in the closed form of the normal equations.
 
 from __future__ import annotations
 
-from aiasst.quantize.hessian import solve, to_device
+import torch
+
+from aiasst.quantize.hessian import damped, device, factorized, solve, to_device
 from aiasst.quantize.matrix import FloatMatrix
 
 
-def corrected_target(weight: FloatMatrix, hessian: FloatMatrix, cross: FloatMatrix) -> FloatMatrix:
-    """The weights [N, K] that on the quantized chain come closest to what `weight` [N, K] gives on the float chain.
-
-    Args:
-        weight: float32 [N, K].
-        hessian: E[x' x'T] of the quantized chain, [K, K].
-        cross: E[x x'T], float chain times quantized chain, [K, K].
+class Correction:
+    """What an activation calls for in the weights that read it, any rows of them: its Hessian is factorized once.
 
     Damped (1% of each channel's energy), so that what few tokens say is not believed to the last digit.
     """
-    rows, second = to_device(weight), to_device(hessian)
-    missing = rows @ (to_device(cross) - second)
-    result: FloatMatrix = (rows + solve(second, missing)).cpu().numpy()
-    return result
+
+    def __init__(self, hessian: FloatMatrix, cross: FloatMatrix) -> None:
+        """`hessian` is E[x' x'T] of the quantized chain, `cross` E[x x'T], float chain times quantized chain; [K, K]."""
+        self._hessian = hessian
+        self._cross = cross
+        self._factor = factorized(damped(to_device(hessian)))
+
+    def target(self, weight: FloatMatrix) -> FloatMatrix:
+        """The weights [N, K] that on the quantized chain come closest to what `weight` [N, K] gives on the float chain."""
+        rows = to_device(weight)
+        missing = rows @ torch.from_numpy(self._cross - self._hessian).to(device())
+        result: FloatMatrix = (rows + solve(self._factor, missing)).cpu().numpy()
+        return result

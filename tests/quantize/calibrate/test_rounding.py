@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from aiasst.artifacts.recipe import WeightFormat
@@ -84,6 +85,20 @@ def test_pieces_make_no_difference(found: Found, name: str, monkeypatch: pytest.
     np.testing.assert_array_equal(
         rounding.stored_weight(found.matrix, pieces, None, INT4), found.matrix.as_stored(pieces.dequantize())
     )
+
+
+def test_pieces_share_what_is_factorized(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for the target and once for the rounding, however many pieces a weight comes in."""
+    factorize, sizes = torch.linalg.cholesky_ex, list[int]()
+
+    def counted(matrix: torch.Tensor) -> Any:
+        sizes.append(len(matrix))
+        return factorize(matrix)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", counted)
+    monkeypatch.setattr(rounding, "PIECE_ELEMENTS", 7 * K)
+    rounding.round_member(Member(found, INT4), _seen(*_inputs()), None, algorithms.load("gptq"))
+    assert sizes == [K, K]
 
 
 def _output_error(found: Found, stored: Any, x: Any, original: Any, bias: Any = 0.0) -> float:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiasst.quantize.corrections.bias import bias_shift
-from aiasst.quantize.corrections.target import corrected_target
+from aiasst.quantize.corrections.target import Correction
 
 TOKENS = 400
 
@@ -24,7 +24,7 @@ def _chains(seed: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_the_target_undoes_what_earlier_layers_did(seed: int, k: int) -> None:
     exact, disturbed, weight = _chains(seed, k)
     hessian, cross = disturbed.T @ disturbed / TOKENS, exact.T @ disturbed / TOKENS
-    target = corrected_target(weight, hessian, cross)
+    target = Correction(hessian, cross).target(weight)
     before, after = (np.square(exact @ weight.T - disturbed @ w.T).sum() for w in (weight, target))
     assert after <= before * 1.0001
 
@@ -32,7 +32,7 @@ def test_the_target_undoes_what_earlier_layers_did(seed: int, k: int) -> None:
 def test_the_same_chains_leave_the_weight_as_it_is() -> None:
     exact, _, weight = _chains(0, 20)
     hessian = exact.T @ exact / TOKENS
-    np.testing.assert_allclose(corrected_target(weight, hessian, hessian), weight, atol=1e-5)
+    np.testing.assert_allclose(Correction(hessian, hessian).target(weight), weight, atol=1e-5)
 
 
 def test_the_mean_output_is_right_again() -> None:
