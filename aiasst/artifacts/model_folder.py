@@ -98,6 +98,8 @@ class Weight(Document):
     """All that it takes on disk: packed values, scales and zero points."""
     shared_with: str | None = None
     """Name of the weight whose bytes these are (a tied lm_head); then `bytes` is 0."""
+    rows: tuple[int, int, int] | None = None
+    """Of an embedding or head that was cut: the first token whose row is here, the one behind the last, and how many there are."""
 
 
 class Verification(Document):

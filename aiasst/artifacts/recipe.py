@@ -22,6 +22,8 @@ BLOCK_SIZES = (32, 64, 128, 256)
 INT2_BLOCK_SIZES = (32, 64, 128)
 # Small, or read by other operators than products and embedding lookups: these stay fp32 whatever a recipe says.
 FLOAT_ROLES: frozenset[Role] = frozenset({"norm", "bias", "rotary", "position_embed", "type_embed"})
+# Matrices with a row for each token: a rule may speak of some of the rows.
+VOCABULARY_ROLES: frozenset[Role] = frozenset({"embed", "lm_head"})
 
 
 class WeightFormat(Document):
@@ -59,6 +61,9 @@ class Rule(Document):
     roles: tuple[Role, ...] = ()
     layers: str | tuple[int, ...] | None = None
     """'first N', 'last N', 'first N and last M', or a list of layer numbers (negative ones count from the end)."""
+    rows: str | None = None
+    """'first N' or 'first P%': of embedding and head only the rows of the tokens with the smallest ids, in most vocabularies the
+    most frequent ones. The matrix is cut there."""
     use: WeightFormat
 
     @field_validator("layers")
@@ -76,9 +81,32 @@ class Rule(Document):
             raise ValueError(f"weights of role {', '.join(stuck)} always stay fp32: remove them from the rule")
         return value
 
-    def matches(self, role: str, layer: int | None, layers: int) -> bool:
-        """Whether a weight of `role` in `layer` (None: outside the layers) of `layers` falls under this rule."""
+    @model_validator(mode="after")
+    def _of_a_vocabulary(self) -> Rule:
+        if self.rows is not None:
+            _parse_rows(self.rows, 1)
+            if not self.roles or not VOCABULARY_ROLES.issuperset(self.roles) or self.layers is not None:
+                raise ValueError(
+                    "rows are those of embed and lm_head: name one or both of them in roles, and no layers"
+                )
+        return self
+
+    def last_row(self, vocabulary: int) -> int:
+        """Behind which row of a matrix of `vocabulary` rows the rule ends."""
+        return vocabulary if self.rows is None else _parse_rows(self.rows, vocabulary)
+
+    def matches(self, role: str, layer: int | None, layers: int, rows: tuple[int, int] | None = None) -> bool:
+        """Whether a weight falls under this rule.
+
+        Args:
+            role: of the weight.
+            layer: that it is in; None outside the layers.
+            layers: how many there are.
+            rows: (end of its own rows, of all rows of the vocabulary); None where it has no row for each token.
+        """
         if self.roles and role not in self.roles:
+            return False
+        if self.rows is not None and (rows is None or rows[0] > self.last_row(rows[1])):
             return False
         if self.layers is None:
             return True
@@ -100,13 +128,18 @@ class Recipe(Document):
     default: WeightFormat
     rules: tuple[Rule, ...] = ()
 
-    def format_of(self, role: str, layer: int | None, layers: int) -> WeightFormat:
-        """The format of a weight: the last matching rule's, else the default."""
+    def format_of(self, role: str, layer: int | None, layers: int, rows: tuple[int, int] | None = None) -> WeightFormat:
+        """The format of a weight: the last matching rule's, else the default. See `Rule.matches`."""
         chosen = self.default
         for rule in self.rules:
-            if rule.matches(role, layer, layers):
+            if rule.matches(role, layer, layers, rows):
                 chosen = rule.use
         return chosen
+
+    def row_cuts(self, role: str, vocabulary: int) -> tuple[int, ...]:
+        """Where a matrix of `role` with `vocabulary` rows is cut so that the rules can be followed; inner cuts, rising."""
+        ends = {rule.last_row(vocabulary) for rule in self.rules if rule.rows is not None and role in rule.roles}
+        return tuple(sorted(end for end in ends if 0 < end < vocabulary))
 
 
 def _parse_layers(text: str) -> tuple[int, int]:
@@ -117,6 +150,16 @@ def _parse_layers(text: str) -> tuple[int, int]:
             raise ValueError(f"layers '{text}' is not 'first N', 'last N' or 'first N and last M'")
         counts[words[0]] = int(words[1])
     return counts["first"], counts["last"]
+
+
+def _parse_rows(text: str, vocabulary: int) -> int:
+    words = text.split()
+    number = words[-1].removesuffix("%")
+    if len(words) != 2 or words[0] != "first" or not number.isdigit():
+        raise ValueError(f"rows '{text}' is not 'first N' or 'first P%'")
+    if not words[1].endswith("%"):
+        return min(int(number), vocabulary)
+    return min(int(number), 100) * vocabulary // 100
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -145,13 +145,12 @@ def _describe(value: ir.Value, uses: tuple[Use, ...], table: Mapping[str, Weight
     first, second = (int(d) for d in value.const_value.shape.numpy())
     rows_first = uses[0].rows_first
     looks_up = any(use.lookup for use in uses)
-    if table is not None and name in table:
-        role, layer = table[name].role, table[name].layer
-    else:
-        role, layer = _guess(name, uses, looks_up)
+    row = None if table is None else table.get(name)
+    role, layer = _guess(name, uses, looks_up) if row is None else (row.role, row.layer)
     n, k = (first, second) if rows_first else (second, first)
     multiplies = any(not use.lookup for use in uses)
-    return Found(Matrix(name, role, layer, n, k, rows_first, multiplies, looks_up), value, uses)
+    first_row, _, vocabulary = row.rows if row is not None and row.rows is not None else (0, 0, None)
+    return Found(Matrix(name, role, layer, n, k, rows_first, multiplies, looks_up, first_row, vocabulary), value, uses)
 
 
 def _guess(name: str, uses: tuple[Use, ...], looks_up: bool) -> tuple[Role, int | None]:

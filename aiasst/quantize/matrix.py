@@ -38,6 +38,10 @@ class Matrix:
     """Some product uses it."""
     looks_up: bool = False
     """Some embedding lookup uses it; with `multiplies` as well, the head is tied."""
+    first_row: int = 0
+    """Of a vocabulary that was cut: the token of its first row."""
+    vocabulary: int | None = None
+    """Rows of all pieces of such a vocabulary together; None for a whole matrix."""
 
     @property
     def elements(self) -> int:
@@ -53,6 +57,11 @@ class Matrix:
     def planned_role(self) -> Role:
         """The role that decides its format: a tied matrix is planned as the head, where errors cost more."""
         return "lm_head" if self.tied else self.role
+
+    @property
+    def planned_rows(self) -> tuple[int, int]:
+        """(behind its last row, rows of the whole vocabulary), as a recipe's rule asks for them."""
+        return self.first_row + self.n, self.vocabulary or self.n
 
     @property
     def stored_shape(self) -> tuple[int, int]:

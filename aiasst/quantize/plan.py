@@ -118,7 +118,7 @@ def make_plan(
 def _plan_weight(recipe: Recipe, matrix: Matrix, layers: int, opset: int) -> PlannedWeight:
     wanted = FP32
     if matrix.planned_role not in FLOAT_ROLES:
-        wanted = recipe.format_of(matrix.planned_role, matrix.layer, layers)
+        wanted = recipe.format_of(matrix.planned_role, matrix.layer, layers, matrix.planned_rows)
     chosen, reason = _fitting(wanted, matrix, opset)
     size = formats.load(chosen.format).nbytes(chosen, matrix)
     return PlannedWeight(matrix, wanted, chosen, reason, matrix.elements * 4, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +17,11 @@ from aiasst.quantize.calibrate.layers import LayeredModel, cut_layers
 from aiasst.quantize.calibrate.samples import Samples, load_samples
 from aiasst.quantize.calibrate.task import Task, prepare_task
 from aiasst.quantize.inventory import Inventory, take_inventory
+from aiasst.quantize.matrix import Matrix
 from aiasst.quantize.plan import Plan, make_plan
 from aiasst.quantize.source import QuantizeSource, open_source
 from aiasst.quantize.tables import other_rows, unnamed_bytes
+from aiasst.quantize.vocabulary import Cuts, cut_vocabulary
 
 if TYPE_CHECKING:
     from aiasst.artifacts.device import DeviceConfig
@@ -68,6 +71,20 @@ def prepare(
         ArtifactError: source, recipe or calibration file is unfit.
         BudgetRefused: a budget or `max_ram` cannot be kept.
     """
+    plans = wishes.budget is not None and wishes.recipe is None
+    recipe = wishes.recipe or load_recipe(_DEFAULT_RECIPE)
+    cuts = _candidate_cuts if plans else _cuts_of(recipe)
+    preparation = _Preparation(*_opened(source, cuts), output, wishes, progress)
+    if not plans:
+        return preparation.prepared(recipe)
+    sight, mix = preparation.planned(recipe)
+    # Only the cuts that the plan makes use of.
+    preparation = _Preparation(*_opened(source, _cuts_of(mix.recipe)), output, wishes, progress, sight.samples)
+    return preparation.prepared(mix.recipe, mix)
+
+
+def _opened(source: Path | str | ModelFolder, cuts: Cuts) -> tuple[QuantizeSource, Inventory]:
+    """The float model with embedding and head cut, and its weights."""
     opened = open_source(source)
     inventory = take_inventory(opened.model.graph, opened.table)
     if not inventory.found:
@@ -75,7 +92,18 @@ def prepare(
             f"{opened.graph_path} has no weight that could be quantized",
             "float32 constants of MatMul, Gemm or Gather are what is quantized",
         )
-    return _Preparation(opened, inventory, output, wishes, progress).prepared()
+    opened = cut_vocabulary(opened, inventory, cuts)
+    return opened, take_inventory(opened.model.graph, opened.table)
+
+
+def _candidate_cuts(matrix: Matrix) -> Sequence[int]:
+    from aiasst.quantize.planning.units import candidate_cuts
+
+    return candidate_cuts(matrix)
+
+
+def _cuts_of(recipe: Recipe) -> Cuts:
+    return lambda matrix: recipe.row_cuts(matrix.planned_role, matrix.n)
 
 
 @dataclass(frozen=True)
@@ -87,28 +115,23 @@ class _Preparation:
     output: Path | str | None
     wishes: Wishes
     progress: ProgressFn
+    read: Samples | None = None
+    """The calibration text, where it has been read before."""
 
-    def prepared(self) -> Prepared:
-        """Decide on algorithm, text, formats and memory, in this order."""
+    def prepared(self, recipe: Recipe, mix: PlannedMix | None = None) -> Prepared:
+        """Decide on algorithm, text, formats and memory, in this order; `mix` is what `recipe` comes from."""
         wishes = self.wishes
-        recipe = wishes.recipe or load_recipe(_DEFAULT_RECIPE)
         algorithm = wishes.algorithm or recipe.algorithm
         calibrates = algorithms.load(algorithm).NEEDS != "nothing"
-        sight, obstacle = self._sight() if calibrates or wishes.budget is not None else (None, "")
+        sight, obstacle = self._sight() if calibrates else (None, "")
         samples = sight.samples if sight is not None else self._recorded_samples()
         notes: list[str] = []
         if calibrates and sight is None:
             notes.append(f"{algorithm} gives way to {_FALLBACK}, which looks at no text: {obstacle}")
             algorithm = _FALLBACK
-        mix = None
-        if wishes.budget is not None and wishes.recipe is None:
-            if sight is None:
-                raise ArtifactError(f"a budget cannot be planned: {obstacle}", "quantize by a recipe instead: --recipe")
-            mix = self._planned(sight, algorithm)
-            recipe = mix.recipe
         plan = _plan(self.source, self.inventory, recipe.model_copy(update={"algorithm": algorithm}))
         task = None
-        if sight is not None and algorithms.load(algorithm).NEEDS != "nothing":
+        if sight is not None:
             task = prepare_task(
                 self.source, sight.layered, self.inventory, plan, algorithm, sight.samples, wishes.max_ram
             )
@@ -118,6 +141,13 @@ class _Preparation:
             estimate.refuse_plain(matrices, plan.bytes_after, wishes.max_ram)
         plan = replace(plan, notes=tuple(notes), mix=mix)
         return Prepared(self.source, self.inventory, plan, samples, task, self._destination(plan), wishes.budget)
+
+    def planned(self, recipe: Recipe) -> tuple[_Sight, PlannedMix]:
+        """The formats that the budget asks for; `recipe` tells the algorithm alone."""
+        sight, obstacle = self._sight()
+        if sight is None:
+            raise ArtifactError(f"a budget cannot be planned: {obstacle}", "quantize by a recipe instead: --recipe")
+        return sight, self._mix(sight, self.wishes.algorithm or recipe.algorithm)
 
     def _sight(self) -> tuple[_Sight | None, str]:
         """Text and layers to calibrate with, or why there are none."""
@@ -138,6 +168,8 @@ class _Preparation:
         return self._samples(tokenizer)
 
     def _samples(self, tokenizer: Path | None) -> Samples:
+        if self.read is not None:
+            return self.read
         shape = self.source.shape
         return load_samples(
             self.wishes.calibration,
@@ -148,7 +180,7 @@ class _Preparation:
             vocab_size=shape.vocab_size if shape else None,
         )
 
-    def _planned(self, sight: _Sight, algorithm: str) -> PlannedMix:
+    def _mix(self, sight: _Sight, algorithm: str) -> PlannedMix:
         from aiasst.quantize.planning import plan_under_budget
 
         assert self.wishes.budget is not None

@@ -45,6 +45,7 @@ def _row(planned: PlannedWeight) -> Weight:
         shape=(matrix.n, matrix.k) if matrix.looks_up else (matrix.k, matrix.n),
         format=planned.chosen.label,
         bytes=planned.bytes_after,
+        rows=None if matrix.vocabulary is None else (matrix.first_row, matrix.first_row + matrix.n, matrix.vocabulary),
     )
 
 

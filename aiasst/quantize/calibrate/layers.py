@@ -207,7 +207,8 @@ def _arrays(weights: Iterable[ir.Value], replaced: Mapping[str, Array]) -> dict[
     for value in weights:
         name, tensor = value.name or "", value.const_value
         assert tensor is not None
-        arrays[name] = fitting(replaced[name], tensor) if name in replaced else read_array(tensor)
+        # Columns of a head that was cut are no array of their own.
+        arrays[name] = fitting(replaced[name] if name in replaced else read_array(tensor), tensor)
     return arrays
 
 

@@ -138,14 +138,17 @@ class _Walk:
     def _rounded_lookups(self) -> dict[str, Quantized | FloatMatrix]:
         """Embeddings, whose rows the quantized chain begins with; a head that is tied to one is rounded here too."""
         rounded: dict[str, Quantized | FloatMatrix] = {}
+        # The pieces of a head that was cut read the same.
+        behind: dict[int, GroupStatistics | None] = {}
         for found in self.task.inventory.found:
             member = self.member(found.matrix.name)
             if not found.matrix.looks_up or member.grid is None:
                 continue
+            statistics = None
             if found.matrix.tied and member.grid.bits < _FINE_BITS:
-                statistics = self._statistics_behind_all_layers(found.matrix.name)
-            else:
-                statistics = None
+                if found.matrix.k not in behind:
+                    behind[found.matrix.k] = self._statistics_behind_all_layers(found.matrix.name)
+                statistics = behind[found.matrix.k]
             algorithm = algorithms.load(PLAIN) if statistics is None else self.task.algorithm
             rounded[found.matrix.name] = rounding.round_member(member, statistics, None, algorithm)
         return rounded

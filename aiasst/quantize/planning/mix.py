@@ -45,6 +45,8 @@ class Cell:
     nbytes: int
     loss: float
     """Predicted KL divergence that it causes, nats."""
+    tokens: tuple[int, int] | None = None
+    """Of a vocabulary that was cut: the first token of the piece, and the one behind its last."""
 
 
 @dataclass(frozen=True)

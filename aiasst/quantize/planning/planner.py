@@ -26,7 +26,7 @@ from aiasst.quantize.planning import losses as truth
 from aiasst.quantize.planning import refine, solve, workload
 from aiasst.quantize.planning.budget import Agreement, Budget
 from aiasst.quantize.planning.losses import Sensitivity
-from aiasst.quantize.planning.mix import Cell, FrontPoint, PlannedMix
+from aiasst.quantize.planning.mix import Cell, FrontPoint, PlannedMix, uniform_points
 from aiasst.quantize.planning.solve import Choice, Limit
 from aiasst.quantize.planning.streams import Streams, Text
 from aiasst.quantize.planning.units import Candidate, Unit, columns_of, find_units, recipe_of, sizes
@@ -311,7 +311,15 @@ class Planner:
         name = f"planned-{bits:.2f}bpw"
         description = f"{bits:.2f} bits per weight, planned for {self._wishes()}; predicted KL divergence {loss:.4f}"
         cells = tuple(
-            Cell(unit.role, unit.layer, candidate.label, 8 * candidate.nbytes / unit.elements, candidate.nbytes, price)
+            Cell(
+                unit.role,
+                unit.layer,
+                candidate.label,
+                8 * candidate.nbytes / unit.elements,
+                candidate.nbytes,
+                price,
+                unit.tokens,
+            )
             for unit, candidate, price in zip(
                 self.units, candidates, losses[np.arange(len(choice)), choice].tolist(), strict=True
             )
@@ -325,6 +333,7 @@ class Planner:
             predicted_kl=loss,
             predicted_top1=agreement.top1_of(loss),
             measured=measured,
+            uniform=uniform_points(self.units, self.columns, losses, self._whole_bytes, self.bits_per_weight),
             token_ms=None if self.times is None else solve.total(self.times, choice) + self.other_ms,
         )
 

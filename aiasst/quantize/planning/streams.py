@@ -202,13 +202,12 @@ class Streams:
             done = _AHEAD * (layer.index + 1)
             progress(Progress(STAGE, done, len(self._model.layers), f"looking ahead: layer {layer.index + 1}"))
             for group in layer.groups:
-                for name in group.weights:
-                    if name in self._found and self._found[name].matrix.tied:
-                        width = self._found[name].matrix.k
-                        statistics = self._collect(chain, layer, group, width)
-                        if statistics.hessian is not None:
-                            statistics.hessian = tied_hessian(statistics.hessian)
-                        self._behind[name] = statistics
+                tied = [name for name in group.weights if name in self._found and self._found[name].matrix.tied]
+                if tied:
+                    statistics = self._collect(chain, layer, group, self._found[tied[0]].matrix.k)
+                    if statistics.hessian is not None:
+                        statistics.hessian = tied_hessian(statistics.hessian)
+                    self._behind |= dict.fromkeys(tied, statistics)
             if layer is not self._model.layers[-1]:
                 chain.advance(layer)
                 chain.forget(layer)
