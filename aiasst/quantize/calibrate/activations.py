@@ -41,16 +41,6 @@ class ActivationStore:
             return False
         return all(_size(self.folder / name) == size for name, size in sizes.items())
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes on disk."""
-        return sum(_size(file) for file in self._files())
-
-    @property
-    def batches(self) -> int:
-        """How many batches were written."""
-        return len(self._files())
-
     def write(self, batch: int, arrays: Mapping[str, Array]) -> None:
         """Write the arrays of batch number `batch` (from 0), of any types and shapes. Raises OSError when the disk is full."""
         self.folder.mkdir(parents=True, exist_ok=True)
