@@ -62,6 +62,22 @@ def test_rules_of_roles_match_those_roles_alone() -> None:
     assert [role for role in ("down", "o", "lm_head") if rule.matches(role, None, 6)] == ["down", "lm_head"]
 
 
+def test_rows_of_a_vocabulary_have_rules_of_their_own() -> None:
+    rules = [
+        {"roles": ["embed", "lm_head"], "rows": "first 25%", "use": {"format": "w8a8"}},
+        {"roles": ["lm_head"], "rows": "first 10", "use": {"format": "fp16"}},
+    ]
+    recipe = Recipe.parse(RECIPE | {"rules": rules}, "recipe")
+    assert recipe.row_cuts("lm_head", 1000) == (10, 250)
+    assert recipe.row_cuts("embed", 1000) == (250,)
+    assert recipe.row_cuts("o", 1000) == ()
+    assert recipe.row_cuts("lm_head", 10) == (2,)
+    formats = [recipe.format_of("lm_head", None, 6, (end, 1000)).format for end in (10, 250, 1000)]
+    assert formats == ["fp16", "w8a8", "int4"]
+    assert recipe.format_of("embed", None, 6, (1000, 1000)).format == "int4"
+    assert recipe.format_of("lm_head", None, 6, (5, 5)).format == "fp16"
+
+
 def test_labels_are_short_and_tell_all() -> None:
     assert WeightFormat(format="int4", block_size=64, zero_point=True).label == "int4-b64-zp"
     assert WeightFormat(format="w8a8").label == "w8a8"
@@ -80,6 +96,11 @@ def test_labels_are_short_and_tell_all() -> None:
         ({"rules": [{"layers": "middle 2", "use": INT4}]}, "first N"),
         ({"rules": [{"roles": ["norm"], "use": INT4}]}, "always stay fp32"),
         ({"schema_version": 2}, "schema_version"),
+        ({"rules": [{"roles": ["lm_head"], "rows": "last 5", "use": INT4}]}, "first P%"),
+        ({"rules": [{"roles": ["lm_head"], "rows": "first -5%", "use": INT4}]}, "first P%"),
+        ({"rules": [{"roles": ["o"], "rows": "first 5", "use": INT4}]}, "rows are those of embed and lm_head"),
+        ({"rules": [{"rows": "first 5", "use": INT4}]}, "rows are those of embed and lm_head"),
+        ({"rules": [{"roles": ["embed"], "layers": "first 1", "rows": "first 5", "use": INT4}]}, "no layers"),
     ],
 )
 def test_a_mistake_in_a_recipe_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:

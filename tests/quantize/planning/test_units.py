@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,18 +14,25 @@ from aiasst.artifacts.recipe import WeightFormat
 from aiasst.quantize.matrix import Matrix
 from aiasst.quantize.plan import make_plan
 from aiasst.quantize.planning.mix import recipe_yaml
-from aiasst.quantize.planning.units import Unit, columns_of, find_units, recipe_of, sizes
+from aiasst.quantize.planning.units import Unit, candidate_cuts, columns_of, find_units, recipe_of, sizes
 
 
 def _matrix(name: str, role: Role, layer: int | None, n: int = 256, k: int = 256, **uses: bool) -> Matrix:
     return Matrix(name, role, layer, n, k, rows_first=False, **uses)
 
 
-def _model(layers: int = 3) -> list[Matrix]:
+def _model(layers: int = 3, cuts: Sequence[int] = ()) -> list[Matrix]:
     roles: tuple[Role, ...] = ("q", "k", "v", "o", "gate", "up", "down")
     weights = [_matrix(f"{role}{layer}", role, layer) for layer in range(layers) for role in roles]
-    embedding = _matrix("embed", "embed", None, 1000, multiplies=True, looks_up=True)
-    return [embedding, *weights, _matrix("positions", "position_embed", None, multiplies=False, looks_up=True)]
+    pieces = pairwise([0, *cuts, 1000])
+    embedding = [
+        replace(
+            _matrix(f"embed{begin}", "embed", None, end - begin, multiplies=True, looks_up=True),
+            first_row=begin, vocabulary=1000 if cuts else None,
+        )
+        for begin, end in pieces
+    ]  # fmt: skip
+    return [*embedding, *weights, _matrix("positions", "position_embed", None, multiplies=False, looks_up=True)]
 
 
 def test_what_is_planned_together() -> None:
@@ -45,6 +56,21 @@ def test_candidates_are_what_the_plan_would_do() -> None:
     assert [c.label for c in small.candidates][:5] == ["int2-b64", "int4-b64", "int4-b64-zp", "w8a8", "int8-b64"]
 
 
+def test_a_vocabulary_is_planned_in_pieces() -> None:
+    units = find_units(_model(1, (250, 500)), layers=1, opset=21)
+    assert [unit.title for unit in units[:4]] == ["lm_head 0-250", "lm_head 250-500", "lm_head 500-1000", "qkv 0"]
+    int4, int8 = WeightFormat(format="int4", block_size=128), WeightFormat(format="int8", block_size=128)
+    chosen = dict.fromkeys(units, int4) | {units[0]: int8, units[1]: int8}
+    rules = recipe_of(units, chosen, name="planned", description="", algorithm="gptq").rules
+    assert [(rule.roles, rule.rows, rule.use) for rule in rules] == [(("lm_head",), "first 500", int8)]
+
+
+def test_where_a_vocabulary_may_be_cut() -> None:
+    assert candidate_cuts(_matrix("head", "lm_head", None, 128256)) == (8016, 16032, 32064, 64128)
+    assert candidate_cuts(_matrix("head", "lm_head", None, 1100)) == (275, 550)
+    assert candidate_cuts(_matrix("head", "lm_head", None, 500)) == ()
+
+
 def test_sizes_by_column() -> None:
     units = find_units(_model(1), layers=1, opset=21)
     columns = columns_of(units)
@@ -55,9 +81,9 @@ def test_sizes_by_column() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.data(), st.integers(1, 4))
-def test_the_recipe_reproduces_the_plan(data: st.DataObject, layers: int) -> None:
-    matrices = _model(layers)
+@given(st.data(), st.integers(1, 4), st.sampled_from([(), (100,), (62, 125, 250, 500)]))
+def test_the_recipe_reproduces_the_plan(data: st.DataObject, layers: int, cuts: tuple[int, ...]) -> None:
+    matrices = _model(layers, cuts)
     units = find_units(matrices, layers=layers, opset=21)
     chosen: dict[Unit, WeightFormat] = {
         unit: data.draw(st.sampled_from([candidate.spec for candidate in unit.candidates])) for unit in units
