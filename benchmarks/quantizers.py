@@ -14,7 +14,8 @@ The peers run in an environment of their own, because they pin and pull much:
         olive-ai==0.13.0 auto-round==0.16.1 llama-cpp-python
 Each is one script in peers/; what is not installed has a row that says so. Logits come from the tool's own runtime: ONNX Runtime
 and llama.cpp round activations to int8 as they multiply; Olive's and AutoRound's weights run in torch with fp32 activations,
-which is kinder than any runtime will be. AutoRound's packed checkpoint is therefore also imported and run by ONNX Runtime.
+which is kinder than any runtime will be: little on a plain model, much on the twin, so compare rows of equal activations.
+AutoRound's packed checkpoint is therefore also imported and run by ONNX Runtime.
 "int8 head": the tool leaves embedding and head in floating point; here they are rounded to int8 to compare at equal size.
 Bits per weight count everything that is stored: packed values, scales, zero points, embedding, head, norms.
 
@@ -48,6 +49,7 @@ HERE = Path(__file__).resolve().parent
 WINDOW, WINDOWS = 512, 80
 SEQUENCES = 128
 NOTE = ".made.json"
+"""Ends the name of the file beside a folder that says what making it took."""
 PASSAGE_BYTES = 8192
 """Enough text for one calibration sequence."""
 
@@ -73,6 +75,11 @@ class Row:
     def made(self) -> str:
         """Name of the folder it is made in; rows that differ only in scoring share it."""
         return f"{self.script}-{self.variant}".strip("-") if self.script else "aiasst" + "".join(self.arguments)
+
+    @property
+    def activations(self) -> str:
+        """What the products read when the row is scored."""
+        return "fp32" if self.script in (OLIVE, ROUND) and not self.imported else "int8"
 
 
 ORT, OLIVE, ROUND, LLAMA = "onnxruntime_weights", "olive_gptq", "autoround", "llama_cpp_gguf"
@@ -106,6 +113,7 @@ MODELS = {"plain": "The checkpoint", "twin": "Its hostile twin"}
 COLUMNS = (
     "quantizer",
     "bits per weight",
+    "activations",
     "perplexity",
     "mean KL",
     "top-1 agreement",
@@ -209,11 +217,8 @@ def make(bench: Bench, row: Row) -> Made:
     folder, note = bench.work / row.made, bench.work / f"{row.made}{NOTE}"
     if note.is_file():
         return Made(**json.loads(note.read_text()))
-    for old in (
-        folder,
-        folder.with_name(f".{folder.name}.calibrating"),
-    ):  # no interrupted work is gone on with: it would look fast
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder.with_name(f".{folder.name}.calibrating"), ignore_errors=True)  # resumed work would look fast
     if row.script:
         command: tuple[str | Path, ...] = (
             bench.python(row.module), HERE / "peers" / f"{row.script}.py", "quantize", "--variant", row.variant,
@@ -323,7 +328,7 @@ def cells(bench: Bench, row: Row) -> tuple[str, ...]:
         return (row.name, str(reason).replace("|", "/"), *[""] * (len(COLUMNS) - 2))
     before, after = compared.reference.value, compared.other.value
     return (
-        row.name, f"{bits:.2f}", f"{after:.2f} ({after / before - 1:+.2%})", f"{compared.mean_kl:.4f}",
+        row.name, f"{bits:.2f}", row.activations, f"{after:.2f} ({after / before - 1:+.2%})", f"{compared.mean_kl:.4f}",
         f"{compared.top1_agreement:.2%}", f"{made.seconds:.1f}", f"{made.peak_bytes / 1e6:.0f}", version,
     )  # fmt: skip
 
@@ -364,8 +369,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = [row for row in ROWS if any(text.lower() in row.name.lower() for text in arguments.only)]
     print(machine(), flush=True)
+    arguments.work.mkdir(parents=True, exist_ok=True)
     for model in arguments.models:
-        arguments.work.mkdir(parents=True, exist_ok=True)
         checkpoint = checkpoint_of(model, arguments.checkpoint, arguments.work)
         bench = Bench(checkpoint, arguments.work / model, arguments.peers_python)
         prepare(bench, arguments.heldout, arguments.calibration, arguments.windows, arguments.keep)
