@@ -125,14 +125,14 @@ def _rows(plan: Plan) -> list[Sequence[object]]:
 
 def _grid(mix: PlannedMix, width: int) -> list[str]:
     """A line a role: formats of the layers in short, each on its colour; layers in several bands where the terminal is narrow."""
-    from aiasst.quantize.planning.drawing import Grid, key_of, role_name, short_label
+    from aiasst.quantize.planning.drawing import Grid, cell_name, key_of, role_name, short_label
 
     grid, key = Grid.of(mix.cells), key_of(mix.cells)
     outside = [*grid.before, *grid.after]
-    margin = max(len(role_name(role)) for role in ("layer", *grid.roles, *(cell.role for cell in outside))) + 1
+    margin = max(len(name) for name in (*map(role_name, ("layer", *grid.roles)), *map(cell_name, outside))) + 1
     # Flush left: bits stand below bits, which shows without colours too.
     letters = max(*(len(short_label(label)) for label, _, _ in key), *(len(str(layer)) for layer in grid.layers), 0)
-    lines = [f"{role_name(cell.role):<{margin}}{_cell(cell.label, letters)}" for cell in grid.before]
+    lines = [f"{cell_name(cell):<{margin}}{_cell(cell.label, letters)}" for cell in grid.before]
     for band in grid.bands((width - margin) // (letters + 1)):
         lines += [""] * bool(lines)
         lines.append(f"{'layer':<{margin}}" + "".join(f" {layer:<{letters}}" for layer in band))
@@ -141,7 +141,7 @@ def _grid(mix: PlannedMix, width: int) -> list[str]:
             squares = (" " * (letters + 1) if cell is None else _cell(cell.label, letters) for cell in row)
             lines.append(f"{role_name(role):<{margin}}" + "".join(squares))
     lines += [""] * bool(grid.after)
-    lines += [f"{role_name(cell.role):<{margin}}{_cell(cell.label, letters)}" for cell in grid.after]
+    lines += [f"{cell_name(cell):<{margin}}{_cell(cell.label, letters)}" for cell in grid.after]
     widest = max(len(label) for label, _, _ in key)
     legend = [
         f"{_cell(label, letters)}  {label:<{widest}}  {bits:5.2f} bits  {share:4.0%} of weights"

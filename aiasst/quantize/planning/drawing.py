@@ -89,6 +89,11 @@ def role_name(role: str) -> str:
     return _NAMES.get(role, role)
 
 
+def cell_name(cell: Cell) -> str:
+    """What a cell outside the layers is called: its role, and of a vocabulary that was cut the tokens up to which it goes."""
+    return role_name(cell.role) + (f" <{cell.tokens[1]:,}" if cell.tokens else "")
+
+
 def short_label(label: str) -> str:
     """A format in at most five letters, for a cell: 4/128 (with zero points 4z128), w8, 16."""
     name, _, rest = label.partition("-b")
@@ -304,12 +309,12 @@ def _sides(axes: Axes, cells: Sequence[Cell], left: float, top: float, bottom: f
     for cell in cells:
         width = _side_width(cell) - _GAP
         _square(axes, (left + _GAP / 2, top, width, bottom - top), cell.label, _TEXT)
-        _tick(axes, left + _GAP / 2 + width / 2, bottom, role_name(cell.role))
+        _tick(axes, left + _GAP / 2 + width / 2, bottom, cell_name(cell))
         left += _side_width(cell)
 
 
 def _side_width(cell: Cell) -> float:
-    return max(_SIDE_WIDTH, _width_of(role_name(cell.role), _TEXT)) + _GAP
+    return max(_SIDE_WIDTH, _width_of(cell_name(cell), _TEXT)) + _GAP
 
 
 def _tick(axes: Axes, x: float, bottom: float, text: str) -> None:
