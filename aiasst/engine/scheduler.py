@@ -1,4 +1,4 @@
-"""Who runs next, and in which row of the cache: continuous batching in its simple form. Knows ids and lengths only.
+"""Who runs next, and in which row of the cache: continuous batching. Knows ids, lengths, priorities and times; no text, no session.
 
 Rows of the cache, with `n` answers being decoded and at most one prompt being read:
 
@@ -6,16 +6,35 @@ Rows of the cache, with `n` answers being decoded and at most one prompt being r
     p ≥ n     the row whose prompt is read, a chunk at a time
     others    free; what they hold rests and may serve as the beginning of another prompt
 
-A request goes  waiting → prompt (first come, first served) → decoding → gone, and may leave at every point. Chunks of
-prompts and decode steps take turns, so that a long prompt delays the others by one chunk a token at most, and a prompt
-waits at most one step for its next chunk. Where a row changes hands the scheduler says which two rows to exchange; the
-caller does it.
+A request goes  waiting → prompt → decoding → gone, and may leave at every point. Where a row changes hands the scheduler
+says which two rows to exchange; the caller does it. Four rules, all of them over measured costs (costs.py):
+
+    order      first come, first served; a level of priority is worth AGING seconds of having come earlier. What has waited
+               is therefore never overtaken for longer than that, and the order of two requests never changes.
+    chunks     a chunk of the prompt and a decode step take turns. While answers are decoded, a chunk is as long as fits
+               into the inter-token latency beside the step itself, LEAST_CHUNK tokens at least; else `chunk` tokens.
+    rows       min(rows, requests) at once, where `rows` is what pays: a step of so many rows leaves room for a chunk in the
+               inter-token latency, and gives no fewer tokens a second than fewer rows. Beyond that a prompt waits.
+    deadlines  a request past its deadline is `expired`, wherever it is; one whose prompt cannot be read in time is `too_late`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
+import heapq
+import math
+import time
+from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aiasst.engine.costs import LEAST_CHUNK, Costs
+
+AGING = 10.0
+"""Seconds of waiting that count as one level of priority."""
+INTER_TOKEN_LATENCY = 0.25
+"""Seconds between two tokens of an answer that reading prompts may lead to: a little faster than people read."""
+BENEFIT_OF_DOUBT = 2.0
+"""A request is given up before its deadline only if reading its prompt this many times faster than measured were too slow."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,17 @@ class Swap:
     second: int
 
 
+@dataclass(order=True)
+class _Waiting:
+    """A request in line; sorts by whose turn it is."""
+
+    rank: float
+    """When it came, less AGING seconds a level of priority."""
+    number: int
+    request_id: str = field(compare=False)
+    length: int = field(compare=False)
+
+
 @dataclass
 class _Reading:
     """The prompt that is being read."""
@@ -55,17 +85,31 @@ class _Reading:
 
 
 class Scheduler:
-    """The order of work over `slots` rows; prompts are read `chunk` tokens at a time."""
+    """The order of work over `slots` rows; prompts are read at most `chunk` tokens at a time."""
 
-    def __init__(self, slots: int, chunk: int) -> None:
-        if slots < 1 or chunk < 1:
-            raise ValueError(f"slots {slots} and chunk {chunk} must be positive")
+    def __init__(
+        self,
+        slots: int,
+        chunk: int,
+        *,
+        inter_token_latency: float = INTER_TOKEN_LATENCY,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`inter_token_latency` in seconds; `clock` gives seconds, and deadlines are times of it."""
+        if slots < 1 or chunk < 1 or not inter_token_latency > 0:
+            raise ValueError(f"slots {slots}, chunk {chunk} and latency {inter_token_latency} must be positive")
         self.slots = slots
+        self.costs = Costs()
         self._chunk = chunk
-        self._waiting: deque[tuple[str, int]] = deque()
+        self._latency = inter_token_latency
+        self._clock = clock
+        self._submitted = 0
+        self._waiting: list[_Waiting] = []
         self._reading: _Reading | None = None
         self._decoding: list[str] = []
         self._prefer_decode = False
+        self._deadlines: dict[str, float] = {}
+        self._due: list[tuple[float, str]] = []
 
     @property
     def decoding(self) -> tuple[str, ...]:
@@ -79,8 +123,8 @@ class Scheduler:
 
     @property
     def waiting(self) -> tuple[str, ...]:
-        """Requests in line, first come first."""
-        return tuple(request_id for request_id, _ in self._waiting)
+        """Requests in line, in the order in which they will begin."""
+        return tuple(entry.request_id for entry in self._waiting)
 
     @property
     def busy(self) -> bool:
@@ -88,9 +132,19 @@ class Scheduler:
         return bool(self._waiting or self._decoding or self._reading)
 
     @property
+    def rows(self) -> int:
+        """How many requests may be under way at once, by what steps have cost so far; at most `slots`."""
+        room = self._latency - LEAST_CHUNK * (self.costs.token_seconds or 0.0)
+        return self.costs.best_rows(self.slots, room)
+
+    @property
     def next_in_line(self) -> str | None:
-        """The request to admit next, unless a prompt is being read; it needs a free row."""
-        return self._waiting[0][0] if self._waiting and self._reading is None else None
+        """The request to admit now; None while a prompt is being read, or while one more row would not pay."""
+        if not self._waiting or self._reading is not None:
+            return None
+        if self._decoding and len(self._decoding) >= self.rows:
+            return None
+        return self._waiting[0].request_id
 
     @property
     def free_rows(self) -> tuple[int, ...]:
@@ -98,19 +152,41 @@ class Scheduler:
         taken = None if self._reading is None else self._reading.row
         return tuple(row for row in range(len(self._decoding), self.slots) if row != taken)
 
-    def submit(self, request_id: str, prompt_length: int) -> None:
-        """Put a request with a prompt of `prompt_length` tokens at the end of the line."""
-        self._waiting.append((request_id, prompt_length))
+    def submit(self, request_id: str, prompt_length: int, *, priority: int = 0, deadline: float | None = None) -> None:
+        """Put a request with a prompt of `prompt_length` tokens in line; it must have ended by `deadline` on the clock."""
+        rank = self._clock() - AGING * priority
+        self._submitted += 1
+        insort(self._waiting, _Waiting(rank, self._submitted, request_id, prompt_length))
+        if deadline is not None:
+            self._deadlines[request_id] = deadline
+            heapq.heappush(self._due, (deadline, request_id))
+
+    def expired(self) -> tuple[str, ...]:
+        """Requests whose deadline has passed, each told once; the caller lets them `leave`."""
+        now, found = self._clock(), []
+        while self._due and self._due[0][0] <= now:
+            deadline, request_id = heapq.heappop(self._due)
+            # The entry of a request that has left stays here; its id may be in use again.
+            if self._deadlines.get(request_id) == deadline:
+                found.append(request_id)
+        return tuple(dict.fromkeys(found))
+
+    def too_late(self, request_id: str, unread: int) -> bool:
+        """Whether `unread` tokens of its prompt cannot be read before the request's deadline, even without company."""
+        deadline, cost = self._deadlines.get(request_id), self.costs.token_seconds
+        if deadline is None or cost is None:
+            return False
+        return self._clock() + unread * cost / BENEFIT_OF_DOUBT > deadline
 
     def admit(self, row: int, cached: int) -> None:
         """Begin the prompt of `next_in_line` in a free `row`, whose first `cached` tokens are there already."""
         if self.next_in_line is None:
             raise ValueError("nobody can begin now")
-        request_id, length = self._waiting[0]
-        if row not in self.free_rows or not 0 <= cached < length:
-            raise ValueError(f"{request_id} cannot begin in row {row} with {cached} of {length} tokens")
-        self._waiting.popleft()
-        self._reading = _Reading(request_id, row, cached, length)
+        first = self._waiting[0]
+        if row not in self.free_rows or not 0 <= cached < first.length:
+            raise ValueError(f"{first.request_id} cannot begin in row {row} with {cached} of {first.length} tokens")
+        del self._waiting[0]
+        self._reading = _Reading(first.request_id, row, cached, first.length)
 
     def resize(self, slots: int) -> None:
         """Work over `slots` rows from now on; only while no prompt is being read, and never below what is decoded."""
@@ -127,7 +203,7 @@ class Scheduler:
         if reading is None:
             return None
         self._prefer_decode = True
-        count = min(self._chunk, reading.length - reading.done)
+        count = min(self._chunk_now(), reading.length - reading.done)
         return Prefill(reading.request_id, reading.row, reading.done, count, reading.done + count == reading.length)
 
     def prefilled(self, count: int) -> Swap | None:
@@ -149,6 +225,7 @@ class Scheduler:
         Raises:
             KeyError: it is not here.
         """
+        self._deadlines.pop(request_id, None)
         if request_id in self._decoding:
             row, last = self._decoding.index(request_id), len(self._decoding) - 1
             self._decoding[row] = self._decoding[last]
@@ -157,8 +234,19 @@ class Scheduler:
         if self._reading is not None and self._reading.request_id == request_id:
             self._reading = None
             return None
-        for entry in self._waiting:
-            if entry[0] == request_id:
-                self._waiting.remove(entry)
+        for index, entry in enumerate(self._waiting):
+            if entry.request_id == request_id:
+                del self._waiting[index]
                 return None
         raise KeyError(request_id)
+
+    def _chunk_now(self) -> int:
+        """Tokens that may be read before the next decode step."""
+        if not self._decoding:
+            return self._chunk
+        least, cost = min(LEAST_CHUNK, self._chunk), self.costs.token_seconds
+        if cost is None:
+            return least
+        # The prompt joins the others when it is complete: its row is part of the step that follows.
+        room = self._latency - (self.costs.step_seconds(len(self._decoding) + 1) or 0.0)
+        return self._chunk if room >= cost * self._chunk else max(least, math.floor(room / cost))
