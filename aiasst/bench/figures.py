@@ -1,0 +1,70 @@
+"""Figures out of measured times: percentiles, best and median, noise, shares, ratios. Pure: reads no clock and runs nothing."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aiasst.artifacts.model_folder import Weight
+
+LEAST_STEPS, MOST_STEPS = 8, 64
+"""Of one measurement of decoding."""
+_ROW_BY_ROW = frozenset({"embed", "position_embed", "type_embed", "rotary"})
+"""Roles of which a token reads one row, not all."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What repeated measurements of one speed came to."""
+
+    best: float
+    """What the machine can do: others on it only ever take time away."""
+    median: float
+
+    @property
+    def noise(self) -> float:
+        """How far the median lies below the best: 0.1 is a tenth."""
+        return 1 - self.median / self.best
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Speed:
+        """Of at least one positive figure."""
+        return cls(max(samples), statistics.median(samples))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which this share (0 … 1) of `values` lies; in a straight line between two of them."""
+    return float(np.quantile(np.asarray(values, np.float64), share))
+
+
+def overhead_share(wall: float, inside: float) -> float:
+    """Share of `wall` seconds that was spent outside of what took `inside` seconds; 0 … 1."""
+    return min(1.0, max(0.0, 1 - inside / wall))
+
+
+def bandwidth_share(token_bytes: int, tokens_per_second: float, bytes_per_second: float) -> float:
+    """Share of the memory bandwidth that reading `token_bytes` a token comes to; above 1 where caches serve some of them."""
+    return token_bytes * tokens_per_second / bytes_per_second
+
+
+def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Median of the ratios of each round: what slows a whole round down hits both."""
+    return statistics.median(own / other for own, other in zip(ours, theirs, strict=True))
+
+
+def bytes_per_token(weights: Mapping[str, Weight]) -> int:
+    """Bytes of weights that decoding one token at one sequence reads.
+
+    Everything but tables of which one row is looked up; an embedding that a head shares is read whole, as the head.
+    """
+    shared = {weight.shared_with for weight in weights.values() if weight.role not in _ROW_BY_ROW}
+    return sum(weight.bytes for name, weight in weights.items() if weight.role not in _ROW_BY_ROW or name in shared)
+
+
+def steps_within(seconds: float, step_seconds: float, fixed_seconds: float, most: int = MOST_STEPS) -> int:
+    """Steps of decoding that a round of `seconds` has time for, beside what takes `fixed_seconds`; 8 at least, `most` at most."""
+    steps = int(max(0.0, seconds - fixed_seconds) / max(step_seconds, 1e-9))
+    return min(most, max(LEAST_STEPS, steps))

@@ -1,0 +1,142 @@
+"""The work that is measured: prompts read and tokens decoded by the real engine. Keeps no figures and decides nothing.
+
+Prompts are random ids, other ones every time, so that nothing of them is in the cache. Answers never end by themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from aiasst.artifacts.device import DeviceConfig
+from aiasst.artifacts.model_folder import ModelFolder, Shape
+from aiasst.engine.engine import Engine
+from aiasst.engine.requests import Request, Sampling
+from aiasst.errors import ArtifactError
+from aiasst.runtime.session import DecoderSession, GraphSession, settings_from
+
+DECODE_PROMPT = 16
+"""Tokens before the first one that is decoded: few, so that decoding is measured and not attention to a long past."""
+GREEDY = Sampling(temperature=0)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement."""
+
+    tokens: int
+    """Read or written."""
+    seconds: float
+    """Wall clock."""
+    inside: float
+    """Seconds of it inside of ONNX Runtime's run."""
+    steps: tuple[float, ...]
+    """Seconds of each step of the engine."""
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
+
+
+class Stopwatch:
+    """Stands before an ONNX Runtime session, passes everything on, and adds up how long its runs take."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        """As the session's own."""
+        began = time.perf_counter()
+        self._session.run_with_iobinding(binding)
+        self.seconds += time.perf_counter() - began
+
+
+class Bench:
+    """A model folder opened as run opens it, with a stopwatch inside."""
+
+    def __init__(self, folder: ModelFolder, config: DeviceConfig, *, slots: int, sampling: Sampling = GREEDY) -> None:
+        """Open the session and an engine of `slots` sequences, fewer where they do not fit under the config's ceiling.
+
+        Raises:
+            ArtifactError: the folder is no text generator, or its graph is damaged.
+            ResourceError: the execution provider does not load, or not even one sequence fits.
+        """
+        shape = shape_of(folder)
+        graph = GraphSession.open(folder.graph, settings_from(config.decisions))
+        self._watch = Stopwatch(graph.session)
+        session = DecoderSession(
+            GraphSession(self._watch, graph.name),
+            context_length=shape.context_length,
+            vocab_size=shape.vocab_size,
+            weight_bytes=folder.weight_bytes,
+        )
+        # The engine refuses numbers of answers that do not pay, by what it sees on its clock. Here all are to be measured:
+        # on a clock that stands still none is dear.
+        self.engine = Engine(
+            session,
+            slots=slots,
+            memory_ceiling_bytes=config.decisions.memory_ceiling_bytes.value,
+            clock=lambda: 0.0,
+        )
+        self.slots = self.engine.stats.slots
+        """Short sequences that fit at once; `SMALLEST_CAPACITY` tokens are more than `decode` ever needs."""
+        self._vocabulary = session.vocab_size
+        self._sampling = sampling
+
+    def prefill(self, tokens: int, seed: int) -> Sample:
+        """Read one prompt; the seconds go from its submission to the first token of the answer."""
+        self._submit("prompt", tokens, 2, seed)
+        began, inside, steps = time.perf_counter(), self._watch.seconds, []
+        events: list[object] = []
+        while not events:
+            step_began = time.perf_counter()
+            events.extend(self.engine.step())
+            steps.append(time.perf_counter() - step_began)
+        seconds = time.perf_counter() - began
+        self.engine.cancel("prompt", silent=True)
+        return Sample(tokens, seconds, self._watch.seconds - inside, tuple(steps))
+
+    def decode(self, sequences: int, steps: int, seed: int) -> Sample:
+        """Write `steps` tokens of each of `sequences` answers, all under way; their prompts are not counted."""
+        names = [str(number) for number in range(sequences)]
+        for number, name in enumerate(names):
+            self._submit(name, DECODE_PROMPT, answer_tokens(sequences, steps), seed * 1000 + number)
+        begun: set[str] = set()
+        while len(begun) < sequences:
+            begun |= {event.request_id for event in self.engine.step()}
+        inside, times, tokens = self._watch.seconds, [], 0
+        for _ in range(steps):
+            began = time.perf_counter()
+            tokens += sum(event.token is not None for event in self.engine.step())
+            times.append(time.perf_counter() - began)
+        inside = self._watch.seconds - inside
+        for name in names:
+            self.engine.cancel(name, silent=True)
+        return Sample(tokens, sum(times), inside, tuple(times))
+
+    def _submit(self, name: str, prompt: int, answer: int, seed: int) -> None:
+        ids = np.random.default_rng(seed).integers(0, self._vocabulary, prompt)
+        self.engine.submit(Request(name, tuple(ids.tolist()), replace(self._sampling, max_tokens=answer, seed=seed)))
+
+
+def shape_of(folder: ModelFolder) -> Shape:
+    """The numbers of the architecture. Raises ArtifactError where `folder` is no text generator."""
+    shape = folder.manifest.shape
+    if shape is None or folder.manifest.task != "text-generation":
+        raise ArtifactError(
+            f"{folder.path} writes no text, and only that is measured", "name a folder that chat can run"
+        )
+    return shape
+
+
+def answer_tokens(sequences: int, steps: int) -> int:
+    """Room for an answer: `steps`, and what the first of them writes while the others come to join it, one after the other."""
+    return 4 * sequences + steps
