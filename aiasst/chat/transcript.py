@@ -18,7 +18,7 @@ class TurnFields(Document):
 
     prompt: str
     answer: str
-    finish_reason: Literal["stop", "length", "cancelled"]
+    finish_reason: Literal["stop", "length", "cancelled", "deadline"]
 
 
 class Transcript(Document):

@@ -2,7 +2,8 @@
 
 text.py       TextEngine: text in, pieces of text out (tokenizer, stop strings, usage)
 engine.py     Engine: ids in, ids out; runs the session
-scheduler.py  who runs next and in which row (ids and lengths only)
+scheduler.py  who runs next and in which row (ids, lengths, priorities, times)
+costs.py      what steps cost here, learned from the steps
 prefix.py     which row a prompt may begin with
 cache.py      the arrays of the KV cache: rows, buckets of capacity, the memory ceiling
 sampling.py   logits → the next token

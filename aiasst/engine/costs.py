@@ -1,7 +1,7 @@
 """What a step costs on this machine, learned from the steps themselves. Knows numbers only: tokens, rows and seconds.
 
     reading    seconds a token of a prompt, an average in which a token counts half as much after 512 more
-    decoding   seconds a step by the number of rows, an exponential average for each number
+    decoding   seconds a step by the number of rows: the faster of the first two, then an exponential average for each number
 
 Machines stall for seconds now and then, so that one sample moves an average as if it were three times as large as it at
 most; a machine that has become slower is still found out within a few steps.
@@ -24,8 +24,8 @@ NEWEST = 0.2
 """What the newest decode step counts for."""
 OUTLIER = 3.0
 """A sample counts as this many times the average at most."""
-ENOUGH = 4
-"""Decode steps before the average of a number of rows is relied on."""
+ENOUGH = 2
+"""Decode steps before what a number of rows costs is relied on; the fastest of them counts, since a stall only adds."""
 REMEMBERED = 2048
 """Decode steps after which a number of rows that was not seen again is forgotten, so that what was once slow is tried again."""
 TOLERATED = 0.85
@@ -79,8 +79,15 @@ class Costs:
             self._steps[rows] = _Average(seconds, 1, self._decoded)
             return
         known.samples, known.seen = known.samples + 1, self._decoded
-        weight = max(NEWEST, 1 / known.samples)
-        known.seconds += weight * (min(seconds, OUTLIER * known.seconds) - known.seconds)
+        if known.samples <= ENOUGH:
+            known.seconds = min(known.seconds, seconds)
+        else:
+            known.seconds += NEWEST * (min(seconds, OUTLIER * known.seconds) - known.seconds)
+
+    def knows(self, rows: int) -> bool:
+        """Whether steps of just so many rows were measured, and not too long ago."""
+        known = self._steps.get(rows)
+        return known is not None and known.samples >= ENOUGH and not self._stale(known)
 
     def step_seconds(self, rows: int) -> float | None:
         """What a decode step of `rows` takes; None: nothing is known.

@@ -11,25 +11,26 @@ nothing at all (measured with 2 to 16 rows in int2, int4, int8 and w8a8).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from aiasst.engine.cache import CacheShape, KVCache, budget_under
 from aiasst.engine.prefix import Resident, place
 from aiasst.engine.requests import Event, Finished, Request, Sampling
 from aiasst.engine.sampling import sample
-from aiasst.engine.scheduler import Decode, Prefill, Scheduler, Swap
+from aiasst.engine.scheduler import INTER_TOKEN_LATENCY, Decode, Prefill, Scheduler, Swap
 from aiasst.errors import PromptError
 
 __all__ = ["Decoder", "Engine", "EngineStats", "Event", "Request", "Sampling"]
 
 Ids = npt.NDArray[np.int64]
 CHUNK = 256
-"""Tokens of a prompt that are read in one run, between the tokens of the others."""
+"""Tokens of a prompt that are read in one run, at most."""
 
 
 class Decoder(Protocol):
@@ -66,6 +67,14 @@ class EngineStats:
     capacity: int
     """Tokens that a row of the cache has room for now."""
     cache_bytes: int
+    rows: int
+    """Answers that are decoded at once, at most, by what steps have cost so far."""
+    waiting: int
+    """Requests in line."""
+    resident_bytes: int
+    """Memory that the whole process takes now."""
+    ceiling_bytes: int | None
+    """What it may take; None: no limit was set."""
 
 
 class _Sequence:
@@ -94,9 +103,19 @@ class Engine:
     """Continuous batching over one session: `submit` requests at any time, call `step` while `busy`."""
 
     def __init__(
-        self, session: Decoder, *, slots: int, memory_ceiling_bytes: int | None = None, chunk: int = CHUNK
+        self,
+        session: Decoder,
+        *,
+        slots: int,
+        memory_ceiling_bytes: int | None = None,
+        chunk: int = CHUNK,
+        inter_token_latency: float = INTER_TOKEN_LATENCY,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`slots` sequences at once, fewer where they do not fit under the ceiling (weights and cache together).
+
+        Prompts are read in pieces of `chunk` tokens, or of fewer where the answers under way would otherwise wait longer
+        than `inter_token_latency` seconds for their next token. Costs and deadlines are measured on `clock`, in seconds.
 
         Raises:
             ResourceError: not even one sequence fits.
@@ -113,11 +132,14 @@ class Engine:
         )
         capacity = self._budget.capacity_for(1)
         self._cache = KVCache(shape, self._budget.slots_for(capacity), capacity)
-        self._scheduler = Scheduler(self._cache.slots, chunk)
+        self._scheduler = Scheduler(self._cache.slots, chunk, inter_token_latency=inter_token_latency, clock=clock)
         self._residents = [Resident() for _ in range(self._cache.slots)]
         self._sequences: dict[str, _Sequence] = {}
         self._events: list[Event] = []
-        self._clock = 0
+        self._ceiling_bytes = memory_ceiling_bytes
+        self._clock = clock
+        self._steps = 0
+        self._process = psutil.Process()
         self._prefill_tokens = self._cached_tokens = self._decoded_tokens = 0
         self._prefill_seconds = self._decode_seconds = 0.0
 
@@ -140,7 +162,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """What has been done so far."""
         return EngineStats(
-            steps=self._clock,
+            steps=self._steps,
             prefill_tokens=self._prefill_tokens,
             cached_tokens=self._cached_tokens,
             decoded_tokens=self._decoded_tokens,
@@ -149,6 +171,10 @@ class Engine:
             slots=self._cache.slots,
             capacity=self._cache.capacity,
             cache_bytes=self._cache.bytes,
+            rows=self._scheduler.rows,
+            waiting=len(self._scheduler.waiting),
+            resident_bytes=self._process.memory_info().rss,
+            ceiling_bytes=self._ceiling_bytes,
         )
 
     def submit(self, request: Request) -> None:
@@ -161,7 +187,8 @@ class Engine:
         self._check(request)
         limit = min(len(request.prompt) + request.sampling.max_tokens, self.context_length)
         self._sequences[request.id] = _Sequence(request, limit)
-        self._scheduler.submit(request.id, len(request.prompt))
+        deadline = None if request.deadline_seconds is None else self._clock() + request.deadline_seconds
+        self._scheduler.submit(request.id, len(request.prompt), priority=request.priority, deadline=deadline)
 
     def cancel(self, request_id: str, *, silent: bool = False) -> None:
         """End a request now, wherever it is; the next step says so, unless `silent`. An unknown or ended one is left alone."""
@@ -175,13 +202,18 @@ class Engine:
         Raises:
             ArtifactError, ResourceError: the session failed; the requests under way stay as they were.
         """
+        for request_id in self._scheduler.expired():
+            self._end(self._sequences[request_id], "deadline", None)
         self._admit()
         work = self._scheduler.next()
-        self._clock += 1
+        self._steps += 1
+        began = self._clock()
         if isinstance(work, Prefill):
             self._prefill(work)
+            self._scheduler.costs.read(work.count, self._clock() - began)
         elif isinstance(work, Decode):
             self._decode(work)
+            self._scheduler.costs.decoded(len(work.request_ids), self._clock() - began)
         events, self._events = self._events, []
         return events
 
@@ -204,18 +236,22 @@ class Engine:
             )
 
     def _admit(self) -> None:
-        """Let the first in line begin, if a row is free and there is memory for all it may need."""
-        request_id = self._scheduler.next_in_line
-        if request_id is None or not self._make_room(self._sequences[request_id]):
+        """Let the first in line begin, if a row is free, there is memory for all it may need, and it is not too late for it."""
+        while (request_id := self._scheduler.next_in_line) is not None:
+            sequence = self._sequences[request_id]
+            if not self._make_room(sequence):
+                return
+            placement = place(sequence.tokens, self._residents, self._scheduler.free_rows)
+            if self._scheduler.too_late(request_id, sequence.length - placement.length):
+                self._end(sequence, "deadline", None)
+                continue
+            if placement.source != placement.row:
+                self._cache.copy(placement.source, placement.row, placement.length)
+            self._scheduler.admit(placement.row, placement.length)
+            sequence.cached_tokens = sequence.resident.cached = placement.length
+            self._cached_tokens += placement.length
+            self._residents[placement.row] = sequence.resident
             return
-        sequence = self._sequences[request_id]
-        placement = place(sequence.tokens, self._residents, self._scheduler.free_rows)
-        if placement.source != placement.row:
-            self._cache.copy(placement.source, placement.row, placement.length)
-        self._scheduler.admit(placement.row, placement.length)
-        sequence.cached_tokens = sequence.resident.cached = placement.length
-        self._cached_tokens += placement.length
-        self._residents[placement.row] = sequence.resident
 
     def _make_room(self, sequence: _Sequence) -> bool:
         """Size the cache so that every answer under way and this one can reach their limits; False: it must wait."""
@@ -240,11 +276,11 @@ class Engine:
     def _prefill(self, work: Prefill) -> None:
         sequence = self._sequences[work.request_id]
         end = work.start + work.count
-        began = time.perf_counter()
+        began = self._clock()
         logits = self._session.step(sequence.tokens[None, work.start : end], (end,), self._cache.rows(work.row, 1))
-        self._prefill_seconds += time.perf_counter() - began
+        self._prefill_seconds += self._clock() - began
         self._prefill_tokens += work.count
-        sequence.resident.cached, sequence.resident.used = end, self._clock
+        sequence.resident.cached, sequence.resident.used = end, self._steps
         self._swap(self._scheduler.prefilled(work.count))
         if work.last:
             self._choose([sequence], logits)
@@ -252,12 +288,12 @@ class Engine:
     def _decode(self, work: Decode) -> None:
         sequences = [self._sequences[request_id] for request_id in work.request_ids]
         ids = np.array([[sequence.tokens[-1]] for sequence in sequences], np.int64)
-        began = time.perf_counter()
+        began = self._clock()
         logits = self._session.step(ids, [s.length for s in sequences], self._cache.rows(0, len(sequences)))
-        self._decode_seconds += time.perf_counter() - began
+        self._decode_seconds += self._clock() - began
         self._decoded_tokens += len(sequences)
         for sequence in sequences:
-            sequence.resident.cached, sequence.resident.used = sequence.length, self._clock
+            sequence.resident.cached, sequence.resident.used = sequence.length, self._steps
         self._choose(sequences, logits)
 
     def _choose(self, sequences: list[_Sequence], logits: npt.NDArray[np.float32]) -> None:

@@ -8,8 +8,9 @@ from typing import Literal
 
 from aiasst.errors import PromptError
 
-Finished = Literal["stop", "length", "cancelled"]
-"""Why an answer ended: a stop id or stop string, the limit of tokens (asked for, or the context's), or a cancellation."""
+Finished = Literal["stop", "length", "cancelled", "deadline"]
+"""Why an answer ended: a stop id or stop string, the limit of tokens (asked for, or the context's), a cancellation,
+or its deadline."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,25 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt in ids, to be continued until a stop id or the limit of tokens."""
+    """A prompt in ids, to be continued until a stop id or the limit of tokens.
+
+    Raises:
+        PromptError: a priority or deadline outside its range.
+    """
 
     id: str
     prompt: tuple[int, ...]
     sampling: Sampling
     stop_ids: tuple[int, ...] = ()
+    priority: int = 0
+    """From -10 to 10, higher first; what one level is worth is told in `scheduler.py`. The range bounds how long anyone waits."""
+    deadline_seconds: float | None = None
+    """Seconds after `submit` at which the answer ends with "deadline", wherever it is."""
+
+    def __post_init__(self) -> None:
+        priority, deadline = self.priority, self.deadline_seconds
+        _demand(_whole(priority, -10) and priority <= 10, "priority", priority, "a whole number from -10 to 10")
+        _demand(deadline is None or (_number(deadline) and deadline > 0), "deadline_seconds", deadline, "above 0")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ says which two rows to exchange; the caller does it. Four rules, all of them ove
     chunks     a chunk of the prompt and a decode step take turns. While answers are decoded, a chunk is as long as fits
                into the inter-token latency beside the step itself, LEAST_CHUNK tokens at least; else `chunk` tokens.
     rows       min(rows, requests) at once, where `rows` is what pays: a step of so many rows leaves room for a chunk in the
-               inter-token latency, and gives no fewer tokens a second than fewer rows. Beyond that a prompt waits.
+               inter-token latency, and gives no fewer tokens a second than fewer rows. Beyond that a prompt waits; and
+               for the second step of a number of rows that is new, so that the curve is known as far as it was climbed.
     deadlines  a request past its deadline is `expired`, wherever it is; one whose prompt cannot be read in time is `too_late`.
 """
 
@@ -134,15 +135,18 @@ class Scheduler:
     @property
     def rows(self) -> int:
         """How many requests may be under way at once, by what steps have cost so far; at most `slots`."""
-        room = self._latency - LEAST_CHUNK * (self.costs.token_seconds or 0.0)
-        return self.costs.best_rows(self.slots, room)
+        return self._rows_of(self.slots)
 
     @property
     def next_in_line(self) -> str | None:
-        """The request to admit now; None while a prompt is being read, or while one more row would not pay."""
+        """The request to admit now; None while a prompt is being read, or while to go on decoding is better."""
         if not self._waiting or self._reading is not None:
             return None
-        if self._decoding and len(self._decoding) >= self.rows:
+        under_way = len(self._decoding)
+        # Where all slots are taken, the caller may be able to make another.
+        if under_way and not (
+            self.costs.knows(under_way) and under_way < self._rows_of(max(self.slots, under_way + 1))
+        ):
             return None
         return self._waiting[0].request_id
 
@@ -239,6 +243,10 @@ class Scheduler:
                 del self._waiting[index]
                 return None
         raise KeyError(request_id)
+
+    def _rows_of(self, most: int) -> int:
+        """How many rows to decode at once, of `most`."""
+        return self.costs.best_rows(most, self._latency - LEAST_CHUNK * (self.costs.token_seconds or 0.0))
 
     def _chunk_now(self) -> int:
         """Tokens that may be read before the next decode step."""

@@ -26,6 +26,9 @@ class TextRequest:
     sampling: Sampling
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these strings; it is not part of the answer."""
+    priority: int = 0
+    deadline_seconds: float | None = None
+    """Both as in `requests.Request`."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,16 @@ class TextEngine:
             PromptError: see `encode`; or the prompt is longer than the context, with the numbers.
         """
         ids = self.encode(request)
-        self.engine.submit(Request(request.id, tuple(ids), request.sampling, self._stop_ids))
+        self.engine.submit(
+            Request(
+                request.id,
+                tuple(ids),
+                request.sampling,
+                self._stop_ids,
+                priority=request.priority,
+                deadline_seconds=request.deadline_seconds,
+            )
+        )
         self._answers[request.id] = _Answer(self.tokenizer.detokenizer(), StopFilter(request.stop), len(ids))
 
     def cancel(self, request_id: str) -> None:

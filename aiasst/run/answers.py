@@ -52,7 +52,7 @@ class Answer(Document):
     """None where the line was not readable enough to have one."""
     line: int
     text: str | None = None
-    finish_reason: Literal["stop", "length", "cancelled"] | None = None
+    finish_reason: Literal["stop", "length", "cancelled", "deadline"] | None = None
     usage: UsageFields | None = None
     seed: int | None = None
     error: ErrorFields | None = None

@@ -16,7 +16,7 @@ from aiasst.errors import ArtifactError, PromptError, ResourceError
 from tests.fake_text_engine import FakeTextEngine
 
 UNICODE = st.text(st.characters(codec="utf-8"))
-REASONS = st.sampled_from(["stop", "length", "cancelled"])
+REASONS = st.sampled_from(["stop", "length", "cancelled", "deadline"])
 
 
 def conversation(mode: str = "chat") -> Conversation:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from aiasst.engine.costs import LEAST_CHUNK, REMEMBERED, Costs
 
 
-def learned(curve: dict[int, float], samples: int = 4) -> Costs:
+def learned(curve: dict[int, float], samples: int = 2) -> Costs:
     costs = Costs()
     for rows, seconds in curve.items():
         for _ in range(samples):
@@ -70,6 +70,14 @@ def test_one_step_of_a_new_size_is_not_relied_on() -> None:
     costs = learned({1: 0.017, 8: 0.040})
     costs.decoded(9, 3.0)
     assert costs.best_rows(16, 0.25) == 16
+
+
+def test_a_stall_in_the_first_steps_does_not_count() -> None:
+    costs = learned({1: 0.017})
+    costs.decoded(2, 3.0)
+    assert not costs.knows(2)
+    costs.decoded(2, 0.020)
+    assert costs.knows(2) and costs.step_seconds(2) == pytest.approx(0.020)
 
 
 def test_rows_stop_where_the_step_is_too_slow_or_more_give_less() -> None:

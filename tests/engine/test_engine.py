@@ -187,7 +187,7 @@ def test_the_memory_ceiling_lowers_slots_and_refuses_with_numbers() -> None:
 def test_rows_come_back_after_a_long_sequence() -> None:
     per_token = 2 * 2 * 1 * 2 * 4
     decoder = FakeDecoder(context_length=1024)
-    engine = Engine(decoder, slots=4, memory_ceiling_bytes=4 * VOCABULARY * 4 + 4 * 256 * per_token)
+    engine = Engine(decoder, slots=4, memory_ceiling_bytes=4 * VOCABULARY * 4 + 4 * 256 * per_token, clock=lambda: 0.0)
     engine.submit(Request("long", (1,) * 900, GREEDY))
     run(engine)
     assert engine.stats.slots == 1
@@ -230,3 +230,63 @@ def test_a_failed_run_leaves_the_requests_as_they_were() -> None:
             failures += 1
     assert failures == 2
     assert answers == {"a": expected((1, 2, 3), GREEDY), "b": expected((3, 2), GREEDY)}
+
+
+def test_a_deadline_ends_an_answer_in_line_while_read_and_while_decoded() -> None:
+    now = [0.0]
+    engine = Engine(FakeDecoder(), slots=1, chunk=2, clock=lambda: now[0])
+    engine.submit(Request("decoded", (1, 2), GREEDY, deadline_seconds=3))
+    engine.submit(Request("in line", (1, 2), GREEDY, deadline_seconds=3))
+    engine.submit(Request("read", (5,) * 30, GREEDY, deadline_seconds=8))
+    engine.submit(Request("patient", (4, 3), GREEDY))
+    answers: dict[str, list] = {}
+    while engine.busy:
+        collect(engine.step(), answers)
+        now[0] += 1
+    assert answers["decoded"] == [expected((1, 2), GREEDY)[0][:3], "deadline"]
+    assert answers["in line"] == [[], "deadline"]
+    assert answers["read"] == [[], "deadline"]
+    assert answers["patient"] == expected((4, 3), GREEDY)
+    assert engine.free_slots == 1
+
+
+def test_a_prompt_that_cannot_be_read_in_time_costs_nothing() -> None:
+    class Slow(FakeDecoder):
+        now = 0.0
+
+        def step(self, ids: np.ndarray, *arguments: object, **named: object) -> np.ndarray:
+            self.now += ids.shape[1]
+            return super().step(ids, *arguments, **named)
+
+    decoder = Slow()
+    engine = Engine(decoder, slots=1, clock=lambda: decoder.now)
+    engine.submit(Request("first", (1,) * 20, Sampling(max_tokens=1, temperature=0)))
+    engine.submit(Request("hopeless", (2,) * 60, GREEDY, deadline_seconds=20 + 29))
+    engine.submit(Request("cached", (1,) * 20, Sampling(max_tokens=1, temperature=0), deadline_seconds=20 + 2))
+    answers = run(engine)
+    assert answers["hopeless"] == [[], "deadline"]
+    assert answers["cached"][1] == "length"  # what is in the cache need not be read
+    assert engine.stats.prefill_tokens == 20 + 1
+
+
+def test_a_higher_priority_begins_first() -> None:
+    engine = Engine(FakeDecoder(), slots=1, clock=lambda: 0.0)
+    for name, priority in (("low", -1), ("usual", 0), ("high", 1), ("usual too", 0)):
+        engine.submit(Request(name, (1, 2), GREEDY, priority=priority))
+    assert engine.stats.waiting == 4
+    assert list(run(engine)) == ["high", "usual", "usual too", "low"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"priority": 11}, {"priority": 1.5}, {"deadline_seconds": 0}, {"deadline_seconds": float("nan")}]
+)
+def test_a_priority_or_deadline_outside_its_range_is_refused(wrong: dict) -> None:
+    with pytest.raises(PromptError, match=next(iter(wrong))):
+        Request("a", (1,), GREEDY, **wrong)
+
+
+def test_memory_is_told_beside_its_ceiling() -> None:
+    stats = Engine(FakeDecoder(), slots=2, memory_ceiling_bytes=2**30).stats
+    assert 2**20 < stats.resident_bytes < 2**36
+    assert stats.ceiling_bytes == 2**30
+    assert Engine(FakeDecoder(), slots=2).stats.ceiling_bytes is None
