@@ -32,6 +32,7 @@ from aiasst.quantize import algorithms
 from aiasst.quantize.calibrate.contents import Contents, PlainContents
 from aiasst.quantize.calibrate.state import WorkState, work_folder
 from aiasst.quantize.check import check_runs
+from aiasst.quantize.heap import give_back
 from aiasst.quantize.planning.mix import recipe_yaml
 from aiasst.quantize.preparation import Prepared
 from aiasst.quantize.proof import Proof
@@ -62,8 +63,10 @@ class Job:
         proof = Proof.begin(self.prepared)
         with self._kept_until_written() as state:
             contents = self._contents(state, progress)
+            give_back()
             with staged_folder(destination, force=force) as staging:
                 self._fill(staging, contents, progress)
+                give_back()
                 proof.write(staging, progress)
         return ModelFolder.open(destination)
 

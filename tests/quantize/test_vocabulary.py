@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from aiasst.artifacts import signature
 from aiasst.artifacts.model_folder import WEIGHTS_NAME, ModelFolder
 from aiasst.artifacts.recipe import Recipe
-from aiasst.quantize import quantize
+from aiasst.quantize import preview, quantize
 from aiasst.quantize.inventory import take_inventory
 from aiasst.quantize.matrix import Matrix
+from aiasst.quantize.planning.budget import Budget
 from aiasst.quantize.source import QuantizeSource, open_source
 from aiasst.quantize.vocabulary import can_be_cut, cut_vocabulary
 from aiasst.runtime.session import GraphSession
@@ -120,3 +121,22 @@ def test_frequent_tokens_get_a_format_of_their_own(tiny: Tiny, tmp_path: Path, n
     again = quantize(tiny(name), tmp_path / "again", recipe=str(made.path / "recipe.yaml"), sequences=4)
     assert (again.path / WEIGHTS_NAME).read_bytes() == (made.path / WEIGHTS_NAME).read_bytes()
     assert np.isfinite(_answers(made.graph)).all()
+
+
+@pytest.mark.parametrize("name", ["llama", "llama_tied"])
+def test_a_budget_is_planned_piece_by_piece(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("aiasst.quantize.planning.units._FEWEST_ROWS", 20)
+    plan = preview(tiny(name), budget=Budget(target_bpw=12.0), sequences=4)
+    assert plan.mix is not None
+    pieces = [cell.tokens for cell in plan.mix.cells if cell.tokens is not None]
+    assert pieces == [(0, 26), (26, 52), (52, 105)] * (1 if name == "llama_tied" else 2)
+    made = quantize(tiny(name), tmp_path / "made", budget=Budget(target_bpw=12.0), sequences=4)
+    planned = {cell.tokens: cell.label for cell in plan.mix.cells if cell.role == "lm_head"}
+    rows = {row.rows: row.format for row in made.manifest.weights.values() if row.role == "lm_head"}
+    for (begin, end), label in ((tokens, label) for tokens, label in planned.items() if tokens is not None):
+        # Neighbours of one format were put together again.
+        assert {each for span, each in rows.items() if span is None or span[0] <= begin < end <= span[1]} == {label}
+    assert made.manifest.quantization is not None
+    assert made.manifest.quantization.bits_per_weight <= 12.0
