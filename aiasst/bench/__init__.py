@@ -24,7 +24,15 @@ from pathlib import Path
 
 from aiasst.artifacts.device import DeviceConfig, Hardware, load_device_config
 from aiasst.artifacts.model_folder import ModelFolder
-from aiasst.bench.figures import Speed, bandwidth_share, bytes_per_token, overhead_share, paired_ratio, percentile
+from aiasst.bench.figures import (
+    Speed,
+    bandwidth_share,
+    bytes_per_token,
+    overhead_share,
+    paired_ratio,
+    percentile,
+    steady_speed,
+)
 from aiasst.bench.fresh import measure_fresh
 from aiasst.bench.measure import Machine, Measured, measure
 from aiasst.bench.peers import Peer, PeerModel, check_peer, started
@@ -101,7 +109,7 @@ def bench(
         seconds=time.perf_counter() - began,
         prompt_tokens=measured.amounts.prompt,
         decode_steps=measured.amounts.steps,
-        prefill=Speed.of([sample.speed for sample in measured.prefill]),
+        prefill=Speed.of(_prefill(measured)),
         ttft_ms=statistics.median(sample.seconds for sample in measured.prefill) * 1000,
         inter_token_ms=tuple(single),
         inter_token_ms_p50=percentile(single, 0.5),
@@ -149,29 +157,36 @@ def _peer(wanted: PeerModel | None, model: ModelFolder, threads: int) -> Iterato
         yield peer
 
 
+def _prefill(measured: Measured) -> list[float]:
+    """Tokens a second of each round."""
+    return [sample.tokens / sample.seconds for sample in measured.prefill]
+
+
+def _decode(count: int, measured: Measured) -> list[float]:
+    """Tokens a second of each round."""
+    return [steady_speed(count, sample.steps) for sample in measured.decode[count]]
+
+
 def _decoding(count: int, measured: Measured) -> Decoding:
     samples = measured.decode[count]
-    return Decoding(
-        sequences=count,
-        speed=Speed.of([sample.speed for sample in samples]),
-        overhead_share=statistics.median(overhead_share(sample.seconds, sample.inside) for sample in samples),
-    )
+    walls = [wall for sample in samples for wall in sample.steps]
+    insides = [inside for sample in samples for inside in sample.inside]
+    return Decoding(count, Speed.of(_decode(count, measured)), overhead_share(walls, insides))
 
 
 def _against(measured: Measured, peer: Peer) -> Against:
-    prefill = [measured.amounts.prompt / seconds for seconds in measured.peer_prefill]
+    prefill = [measured.amounts.prompt / sum(steps) for steps in measured.peer_prefill]
     return Against(
         peer=peer.name,
         version=peer.version,
         model=peer.model,
         model_bytes=peer.model_bytes,
         prefill=Speed.of(prefill),
-        prefill_ratio=paired_ratio([sample.speed for sample in measured.prefill], prefill),
+        prefill_ratio=paired_ratio(_prefill(measured), prefill),
         decode=tuple(_peer_decoding(count, measured) for count in measured.amounts.counts),
     )
 
 
 def _peer_decoding(count: int, measured: Measured) -> PeerDecoding:
-    theirs = [count * measured.amounts.steps / seconds for seconds in measured.peer_decode[count]]
-    ours = [sample.speed for sample in measured.decode[count]]
-    return PeerDecoding(count, Speed.of(theirs), paired_ratio(ours, theirs))
+    theirs = [steady_speed(count, steps) for steps in measured.peer_decode[count]]
+    return PeerDecoding(count, Speed.of(theirs), paired_ratio(_decode(count, measured), theirs))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aiasst.bench.report import Report
 
 _DPI = 150
-_SIZE = (11.0, 5.2)
+_SIZE = (11.0, 5.5)
 """Inches."""
 _OURS, _THEIRS, _DARK, _DIM = "#3f7fbf", "#f28e2b", "#1a1a1a", "#5c5c5c"
 _TEXT, _TITLE = 9.0, 12.5
@@ -89,15 +89,18 @@ def _decode(axes: Axes, report: Report) -> None:
     axes.set_xticks(range(len(report.decode)), [str(one.sequences) for one in report.decode])
     axes.set_xlabel("answers at once")
     axes.set_title("Decode, tokens a second of all together (white: median)", loc="left", fontsize=_TEXT + 1)
-    axes.margins(y=0.1)
+    # Room for the names above the bars.
+    axes.margins(y=0.22 if len(series) > 1 else 0.1)
     axes.grid(visible=True, axis="y", color="#e4e4e4", linewidth=0.8)
     if len(series) > 1:
-        axes.legend(frameon=False, fontsize=_TEXT, loc="upper left")
+        axes.legend(frameon=False, fontsize=_TEXT, loc="upper left", ncols=len(series))
     _plain(axes)
 
 
 def _between(axes: Axes, report: Report) -> None:
     """How many of the tokens of a single answer came within so many milliseconds."""
+    from matplotlib.ticker import ScalarFormatter
+
     times = np.sort(report.inter_token_ms)
     axes.plot(times, np.arange(1, len(times) + 1) / len(times) * 100, color=_OURS, linewidth=1.8)
     marks = ((50, report.inter_token_ms_p50), (99, report.inter_token_ms_p99))
@@ -110,6 +113,7 @@ def _between(axes: Axes, report: Report) -> None:
     low, high = times[0], report.inter_token_ms_p99
     if high > _FAR * report.inter_token_ms_p50:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.set_xlim(low * 0.8, high * 4)
     else:
         axes.set_xlim(low - 0.06 * (high - low), high + 0.5 * (high - low))
@@ -128,12 +132,18 @@ def _plain(axes: Axes) -> None:
 
 
 def _summary(report: Report) -> str:
-    words = [
-        f"prompt of {report.prompt_tokens}: {report.prefill.best:.0f} tok/s, first token after {report.ttft_ms:.0f} ms",
+    machine = [
+        f"{report.threads} thread{'s' if report.threads > 1 else ''}",
+        f"onnxruntime {report.onnxruntime}",
         f"load {report.load_seconds:.2f} s",
-        f"memory {human_bytes(report.peak_rss_bytes)}",
-        f"{report.bandwidth_share:.0%} of memory bandwidth",
-        f"engine {report.decode[0].overhead_share:.1%} of a step",
-        f"{report.threads} threads, {report.rounds} rounds, noise {report.noise:.0%}",
+        f"peak memory {human_bytes(report.peak_rss_bytes)}",
+        f"{report.rounds} rounds, a median at most {report.noise:.0%} below its best",
     ]
-    return " · ".join(words)
+    speed = [
+        f"prompt of {report.prompt_tokens}: {report.prefill.best:.0f} tok/s, first token after {report.ttft_ms:.0f} ms",
+        f"one answer reads {report.bandwidth_share:.0%} of the memory bandwidth",
+        f"the engine takes {report.decode[0].overhead_share:.1%} of its steps",
+    ]
+    if report.against is not None:
+        speed[0] += f" ({report.against.peer} {report.against.prefill.best:.0f} tok/s)"
+    return "\n".join(" · ".join(words) for words in (speed, machine))

@@ -40,9 +40,14 @@ def percentile(values: Sequence[float], share: float) -> float:
     return float(np.quantile(np.asarray(values, np.float64), share))
 
 
-def overhead_share(wall: float, inside: float) -> float:
-    """Share of `wall` seconds that was spent outside of what took `inside` seconds; 0 … 1."""
-    return min(1.0, max(0.0, 1 - inside / wall))
+def steady_speed(sequences: int, steps: Sequence[float]) -> float:
+    """Tokens a second of `sequences` answers, by the median of their steps' seconds: a stall in one is not the model's."""
+    return sequences / statistics.median(steps)
+
+
+def overhead_share(walls: Sequence[float], insides: Sequence[float]) -> float:
+    """Share of a step's wall time outside of what took `insides` seconds, 0 … 1: the median of the steps."""
+    return statistics.median(min(1.0, max(0.0, 1 - inside / wall)) for wall, inside in zip(walls, insides, strict=True))
 
 
 def bandwidth_share(token_bytes: int, tokens_per_second: float, bytes_per_second: float) -> float:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from aiasst.artifacts.device import Hardware
 from aiasst.bench.figures import LEAST_STEPS, MOST_STEPS, steps_within
@@ -42,9 +43,9 @@ class Measured:
     """By the number of answers at once."""
     bandwidth: list[float]
     """Bytes a second."""
-    peer_prefill: list[float]
-    """Seconds, as in the next; nothing without a peer."""
-    peer_decode: dict[int, list[float]]
+    peer_prefill: list[tuple[float, ...]]
+    """Seconds of each step, as in the next; nothing without a peer."""
+    peer_decode: dict[int, list[tuple[float, ...]]]
 
     @property
     def rounds(self) -> int:
@@ -55,7 +56,7 @@ class Measured:
     def stepping(self) -> float:
         """Seconds that went by in steps of decoding, ours and the peer's."""
         ours = sum(sample.seconds for samples in self.decode.values() for sample in samples)
-        return ours + sum(seconds for samples in self.peer_decode.values() for seconds in samples)
+        return ours + sum(sum(steps) for samples in self.peer_decode.values() for steps in samples)
 
 
 @dataclass(frozen=True)
@@ -143,12 +144,12 @@ def _rounds(
     prefill = Series(f"prompt of {prompt} tokens", partial(work.prefill, prompt))
     decode = {n: Series(_sequences(n), partial(work.decode, n, steps)) for n in amounts.counts}
     memory = Series("memory bandwidth", bandwidth)
-    theirs: dict[int, Series[float]] = {}
+    theirs: dict[int, Series[tuple[float, ...]]] = {}
     if peer is not None:
         theirs[0] = Series(f"{peer.name}, {prefill.name}", partial(peer.prefill, prompt))
         for n, ours in decode.items():
             theirs[n] = Series(f"{peer.name}, {ours.name}", partial(peer.decode, n, DECODE_PROMPT, steps))
-    order: list[Series[Sample] | Series[float]] = []
+    order: list[Series[Any]] = []
     for n, own in ((0, prefill), *decode.items()):
         order += [own, theirs[n]] if theirs else [own]
     interleave([*order, memory], seconds=box.seconds, least=box.least, stage=box.name, progress=progress)

@@ -13,9 +13,9 @@ class Decoding:
 
     sequences: int
     speed: Speed
-    """Tokens a second of all together."""
+    """Tokens a second of all together, of each round by its median step."""
     overhead_share: float
-    """Of a step's time, what passes outside of ONNX Runtime's run; the median of the rounds."""
+    """Of a step's time, what passes outside of ONNX Runtime's run; the median of all steps."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from aiasst.artifacts.device import DeviceConfig
 from aiasst.artifacts.model_folder import ModelFolder, Shape
 from aiasst.engine.engine import Engine
-from aiasst.engine.requests import Request, Sampling
+from aiasst.engine.requests import Event, Request, Sampling
 from aiasst.errors import ArtifactError
 from aiasst.runtime.session import DecoderSession, GraphSession, settings_from
 
@@ -29,17 +29,15 @@ class Sample:
 
     tokens: int
     """Read or written."""
-    seconds: float
-    """Wall clock."""
-    inside: float
-    """Seconds of it inside of ONNX Runtime's run."""
     steps: tuple[float, ...]
-    """Seconds of each step of the engine."""
+    """Seconds of each step of the engine, wall clock."""
+    inside: tuple[float, ...]
+    """Seconds of each step inside of ONNX Runtime's run."""
 
     @property
-    def speed(self) -> float:
-        """Tokens a second."""
-        return self.tokens / self.seconds
+    def seconds(self) -> float:
+        """All steps together."""
+        return sum(self.steps)
 
 
 class Stopwatch:
@@ -94,15 +92,12 @@ class Bench:
     def prefill(self, tokens: int, seed: int) -> Sample:
         """Read one prompt; the seconds go from its submission to the first token of the answer."""
         self._submit("prompt", tokens, 2, seed)
-        began, inside, steps = time.perf_counter(), self._watch.seconds, []
-        events: list[object] = []
+        steps: list[tuple[float, float]] = []
+        events: list[Event] = []
         while not events:
-            step_began = time.perf_counter()
-            events.extend(self.engine.step())
-            steps.append(time.perf_counter() - step_began)
-        seconds = time.perf_counter() - began
+            events = self._step(steps)
         self.engine.cancel("prompt", silent=True)
-        return Sample(tokens, seconds, self._watch.seconds - inside, tuple(steps))
+        return _sample(tokens, steps)
 
     def decode(self, sequences: int, steps: int, seed: int) -> Sample:
         """Write `steps` tokens of each of `sequences` answers, all under way; their prompts are not counted."""
@@ -112,19 +107,26 @@ class Bench:
         begun: set[str] = set()
         while len(begun) < sequences:
             begun |= {event.request_id for event in self.engine.step()}
-        inside, times, tokens = self._watch.seconds, [], 0
-        for _ in range(steps):
-            began = time.perf_counter()
-            tokens += sum(event.token is not None for event in self.engine.step())
-            times.append(time.perf_counter() - began)
-        inside = self._watch.seconds - inside
+        steps_taken: list[tuple[float, float]] = []
+        tokens = sum(event.token is not None for _ in range(steps) for event in self._step(steps_taken))
         for name in names:
             self.engine.cancel(name, silent=True)
-        return Sample(tokens, sum(times), inside, tuple(times))
+        return _sample(tokens, steps_taken)
+
+    def _step(self, times: list[tuple[float, float]]) -> list[Event]:
+        """A step of the engine; its seconds, and those inside of the session's run, are added to `times`."""
+        inside, began = self._watch.seconds, time.perf_counter()
+        events = self.engine.step()
+        times.append((time.perf_counter() - began, self._watch.seconds - inside))
+        return events
 
     def _submit(self, name: str, prompt: int, answer: int, seed: int) -> None:
         ids = np.random.default_rng(seed).integers(0, self._vocabulary, prompt)
         self.engine.submit(Request(name, tuple(ids.tolist()), replace(self._sampling, max_tokens=answer, seed=seed)))
+
+
+def _sample(tokens: int, times: list[tuple[float, float]]) -> Sample:
+    return Sample(tokens, tuple(wall for wall, _ in times), tuple(inside for _, inside in times))
 
 
 def shape_of(folder: ModelFolder) -> Shape:

@@ -167,9 +167,11 @@ def _peer_document(report: Report) -> dict[str, Any] | None:
 
 def _show(report: Report) -> None:
     columns, rows = _speeds(report)
-    caption = f"tokens a second: best of {report.rounds} rounds (median); a median lies {report.noise:.0%} below its best at most"
+    caption = (
+        f"Best of {report.rounds} rounds (median, {report.noise:.0%} lower at most); engine: its own share of a step"
+    )
     if report.against is not None:
-        caption += f". Ratio to {report.against.peer}: median of the rounds"
+        caption += "; ratio: the rounds' median"
     title = f"{report.model} on {report.machine}, {report.threads} thread{'s' if report.threads > 1 else ''}"
     output.table(title, columns, rows, right=columns[1:], caption=caption)
     output.picture("Decode by number of answers at once, tokens a second", _bars(report))

@@ -18,6 +18,7 @@ from aiasst.bench.figures import (
     overhead_share,
     paired_ratio,
     percentile,
+    steady_speed,
     steps_within,
 )
 
@@ -49,12 +50,19 @@ def test_a_speed_is_its_best_and_its_noise_a_share(samples: list[float]) -> None
     assert Speed.of(samples[::-1]) == speed
 
 
-@given(POSITIVE, POSITIVE)
+@given(LISTS, st.floats(0, 2))
 @settings(deadline=None)
-def test_overhead_is_a_share(wall: float, inside: float) -> None:
-    assert 0 <= overhead_share(wall, inside) <= 1
-    assert overhead_share(wall, wall) == 0
-    assert overhead_share(wall, 0) == 1
+def test_overhead_is_a_share(walls: list[float], share: float) -> None:
+    assert overhead_share(walls, [wall * share for wall in walls]) == pytest.approx(max(0, 1 - share), abs=1e-9)
+
+
+@given(st.lists(POSITIVE, min_size=3, max_size=40), st.integers(1, 16), st.floats(1, 1e6))
+@settings(deadline=None)
+def test_a_stall_in_one_step_changes_little(steps: list[float], sequences: int, stall: float) -> None:
+    speed = steady_speed(sequences, steps)
+    assert sequences / max(steps) <= speed * (1 + 1e-9) and speed <= sequences / min(steps) * (1 + 1e-9)
+    longest = steps.index(max(steps))
+    assert steady_speed(sequences, [*steps[:longest], steps[longest] + stall, *steps[longest + 1 :]]) == speed
 
 
 def test_bandwidth_is_bytes_a_token_times_tokens() -> None:

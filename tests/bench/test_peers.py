@@ -30,9 +30,10 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PeerModel:
 def test_the_worker_measures_what_it_is_asked_for(model: PeerModel) -> None:
     with started(model, SHAPE, threads=3) as peer:
         assert (peer.name, peer.version, peer.model, peer.model_bytes) == ("llama.cpp", "9.9.9", "stub 1B Q4_0", 64)
-        assert peer.prefill(1100, seed=0) > 0
-        assert peer.decode(4, prompt=16, steps=8, seed=0) > 0
-        assert peer.decode(4, prompt=16, steps=600, seed=1) > 0
+        assert len(peer.prefill(1100, seed=0)) == 3
+        steps = peer.decode(4, prompt=16, steps=8, seed=0)
+        assert len(steps) == 8 and min(steps) > 0
+        assert len(peer.decode(4, prompt=16, steps=600, seed=1)) == 600
 
 
 def test_ratios_come_with_the_report(model: PeerModel, tiny: ModelFolder, alone: DeviceConfig) -> None:

@@ -34,17 +34,17 @@ class PeerModel:
 
 
 class Peer(Protocol):
-    """What is measured beside the engine; seconds each."""
+    """What is measured beside the engine; seconds of each step."""
 
     name: str
     version: str
     model: str
     model_bytes: int
 
-    def prefill(self, tokens: int, seed: int) -> float:
+    def prefill(self, tokens: int, seed: int) -> tuple[float, ...]:
         """Read one prompt."""
 
-    def decode(self, sequences: int, prompt: int, steps: int, seed: int) -> float:
+    def decode(self, sequences: int, prompt: int, steps: int, seed: int) -> tuple[float, ...]:
         """Write `steps` tokens of each sequence after prompts of `prompt` tokens, which do not count."""
 
 
@@ -108,20 +108,20 @@ class _Worker:
         self.model_bytes = wanted.file.stat().st_size
         _refuse_other_model(wanted.file, about, shape)
 
-    def prefill(self, tokens: int, seed: int) -> float:
+    def prefill(self, tokens: int, seed: int) -> tuple[float, ...]:
         return self._ask({"tokens": tokens, "seed": seed})
 
-    def decode(self, sequences: int, prompt: int, steps: int, seed: int) -> float:
+    def decode(self, sequences: int, prompt: int, steps: int, seed: int) -> tuple[float, ...]:
         return self._ask({"sequences": sequences, "prompt": prompt, "steps": steps, "seed": seed})
 
-    def _ask(self, question: dict[str, int]) -> float:
+    def _ask(self, question: dict[str, int]) -> tuple[float, ...]:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._dead() from None
-        return float(self._answer()["seconds"])
+        return tuple(self._answer()["steps"])
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -6,7 +6,7 @@ It writes one JSON line when it is ready, then reads one JSON line a measurement
     ← {"version": …, "description": …, "vocabulary": …, "layers": …, "hidden": …}   or {"missing": "llama_cpp"}, or {"failed": why}
     → {"tokens": 512, "seed": 0}                                        a prompt read to the logits of its last token
     → {"sequences": 8, "prompt": 16, "steps": 32, "seed": 0}            a token each a step, after prompts that do not count
-    ← {"seconds": …}
+    ← {"steps": [seconds, …]}
 
 The next tokens are random ones, as in llama.cpp's own bench: what it takes to choose them is not counted.
 """
@@ -50,27 +50,27 @@ class Worker:
             "hidden": self._api.llama_model_n_embd(self._model),
         }
 
-    def prefill(self, tokens: int, seed: int) -> float:
-        """Seconds to read a prompt of `tokens` random tokens."""
+    def prefill(self, tokens: int, seed: int) -> list[float]:
+        """Seconds of each batch of a prompt of `tokens` random tokens."""
         context = self._context(1, tokens + 1)
         ids = self._ids(tokens, seed)
-        began = time.perf_counter()
-        for start in range(0, tokens, _UBATCH):
-            part = ids[start : start + _UBATCH]
-            self._run(context, [(token, start + place, 0) for place, token in enumerate(part)], last=1)
-        return time.perf_counter() - began
+        parts = [ids[start : start + _UBATCH] for start in range(0, tokens, _UBATCH)]
+        return [
+            self._run(context, [(token, number * _UBATCH + place, 0) for place, token in enumerate(part)], last=1)
+            for number, part in enumerate(parts)
+        ]
 
-    def decode(self, sequences: int, prompt: int, steps: int, seed: int) -> float:
-        """Seconds for `steps` tokens of each sequence, the prompts not counted."""
+    def decode(self, sequences: int, prompt: int, steps: int, seed: int) -> list[float]:
+        """Seconds of each of `steps` tokens of every sequence, the prompts not counted."""
         context = self._context(sequences, prompt + steps + 1)
         ids = self._ids(sequences * (prompt + steps), seed)
         for sequence in range(sequences):
             own = [(ids.pop(), place, sequence) for place in range(prompt)]
             self._run(context, own, last=1)
-        began = time.perf_counter()
-        for step in range(steps):
+        return [
             self._run(context, [(ids.pop(), prompt + step, sequence) for sequence in range(sequences)], last=sequences)
-        return time.perf_counter() - began
+            for step in range(steps)
+        ]
 
     def _ids(self, count: int, seed: int) -> list[int]:
         return random.Random(seed).choices(range(self.vocabulary), k=count)
@@ -91,8 +91,9 @@ class Worker:
         self._api.llama_memory_clear(self._api.llama_get_memory(context), True)
         return context
 
-    def _run(self, context: Any, tokens: list[tuple[int, int, int]], last: int) -> None:
-        """Run (id, place, sequence) in one batch; the `last` of them get logits."""
+    def _run(self, context: Any, tokens: list[tuple[int, int, int]], last: int) -> float:
+        """Seconds to run (id, place, sequence) in one batch; the `last` of them get logits."""
+        began = time.perf_counter()
         batch = self._api.llama_batch_init(len(tokens), 0, 1)
         batch.n_tokens = len(tokens)
         for index, (token, place, sequence) in enumerate(tokens):
@@ -104,6 +105,7 @@ class Worker:
         self._api.llama_batch_free(batch)
         if code != 0:
             raise SystemExit(f"llama_decode returned {code}")
+        return time.perf_counter() - began
 
 
 def serve(worker: Worker, questions: TextIO, answers: TextIO) -> None:
@@ -111,8 +113,8 @@ def serve(worker: Worker, questions: TextIO, answers: TextIO) -> None:
     say(answers, worker.about())
     for line in questions:
         asked = json.loads(line)
-        seconds = worker.decode(**asked) if "sequences" in asked else worker.prefill(**asked)
-        say(answers, {"seconds": seconds})
+        steps = worker.decode(**asked) if "sequences" in asked else worker.prefill(**asked)
+        say(answers, {"steps": steps})
 
 
 def say(answers: TextIO, document: dict[str, Any]) -> None:
