@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from aiasst.engine.constrain import Constraint
 from aiasst.engine.requests import Finished, Sampling
 from aiasst.engine.text import TextEvent, TextRequest, Usage
 from aiasst.errors import PromptError
@@ -66,6 +67,7 @@ class Conversation:
         mode: "chat" where the model has a chat template.
         sampling: for every answer; each gets its own seed, counted up from this one's (drawn where it is None).
         stop: strings that end an answer.
+        constraint: what every answer must be.
         system: the system message (chat mode only).
 
     Raises:
@@ -79,6 +81,7 @@ class Conversation:
         sampling: Sampling,
         *,
         stop: tuple[str, ...] = (),
+        constraint: Constraint | None = None,
         system: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -88,6 +91,7 @@ class Conversation:
         self._engine = engine
         self._sampling = sampling
         self._stop = stop
+        self._constraint = constraint
         self._clock = clock
         self._asked = 0
         self._system: str | None = None
@@ -186,9 +190,12 @@ class Conversation:
     def _request(self, text: str) -> TextRequest:
         sampling = replace(self._sampling, seed=self.seed + self._asked)
         number = f"turn-{self._asked}"
+        prompt, messages = None, None
         if self.mode == "completion":
-            return TextRequest(number, _join(self.open_text, text), None, sampling, self._stop)
-        return TextRequest(number, None, (*self._messages(), Message("user", text)), sampling, self._stop)
+            prompt = _join(self.open_text, text)
+        else:
+            messages = (*self._messages(), Message("user", text))
+        return TextRequest(number, prompt, messages, sampling, self._stop, self._constraint)
 
     def _messages(self) -> Iterator[Message]:
         if self._system is not None:

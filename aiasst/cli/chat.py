@@ -12,16 +12,22 @@ import typer
 from aiasst.cli import output
 from aiasst.cli.options import (
     Config,
+    FrequencyPenalty,
+    Grammar,
     Json,
+    JsonSchema,
     MaxTokens,
     MinP,
+    PresencePenalty,
     Quiet,
+    Regex,
     RepetitionPenalty,
     Seed,
     Stop,
     Temperature,
     TopK,
     TopP,
+    constraint,
     given,
 )
 from aiasst.errors import AiasstError, UsageError
@@ -55,8 +61,13 @@ def command(
     top_p: TopP = None,
     min_p: MinP = None,
     repetition_penalty: RepetitionPenalty = None,
+    frequency_penalty: FrequencyPenalty = None,
+    presence_penalty: PresencePenalty = None,
     seed: Seed = None,
     stop: Stop = None,
+    json_schema: JsonSchema = None,
+    regex: Regex = None,
+    grammar: Grammar = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -76,16 +87,25 @@ def command(
 
     if json and output.is_dialogue():
         raise UsageError("--json prints one document at the end, so it is for pipes", "leave --json out")
+    held = constraint(json_schema, regex, grammar)
     model = ModelFolder.open(folder or default_model())
     with output.waiting(f"loading {model.path.name} …", quiet=quiet):
         engine = load(model, config)
+        if held is not None:
+            engine.check(held)
     chat = engine.tokenizer.has_chat_template
     sampling = given(
         default_sampling(model.path), max_tokens=_limit(max_tokens, chat=chat),
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed,
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        frequency_penalty=frequency_penalty, presence_penalty=presence_penalty, seed=seed,
     )  # fmt: skip
     conversation = Conversation(
-        engine, "chat" if chat else "completion", sampling, stop=tuple(stop or ()), system=system
+        engine,
+        "chat" if chat else "completion",
+        sampling,
+        stop=tuple(stop or ()),
+        constraint=held,
+        system=system,
     )
     _hold(conversation, model, json=json, quiet=quiet)
 

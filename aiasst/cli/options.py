@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from aiasst.engine.constrain import Constraint
     from aiasst.engine.requests import Sampling
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
@@ -54,6 +55,21 @@ RepetitionPenalty = Annotated[
         "--repetition-penalty", metavar="R", help="Above 1: what was said gets less likely.", rich_help_panel=_SAMPLING
     ),
 ]
+FrequencyPenalty = Annotated[
+    float | None,
+    typer.Option(
+        "--frequency-penalty",
+        metavar="F",
+        help="Above 0: less likely with every time it was said.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+PresencePenalty = Annotated[
+    float | None,
+    typer.Option(
+        "--presence-penalty", metavar="F", help="Above 0: less likely once it was said.", rich_help_panel=_SAMPLING
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(
@@ -69,6 +85,40 @@ Stop = Annotated[
         "--stop", metavar="TEXT", help="End an answer before TEXT; may be repeated.", rich_help_panel=_SAMPLING
     ),
 ]
+
+_CONSTRAINT = "What an answer must be"
+JsonSchema = Annotated[
+    Path | None,
+    typer.Option("--json-schema", metavar="FILE", help="JSON that fits this schema.", rich_help_panel=_CONSTRAINT),
+]
+Regex = Annotated[
+    str | None,
+    typer.Option("--regex", metavar="REGEX", help="A match of this regular expression.", rich_help_panel=_CONSTRAINT),
+]
+Grammar = Annotated[
+    Path | None,
+    typer.Option("--grammar", metavar="FILE", help="A text of this Lark grammar.", rich_help_panel=_CONSTRAINT),
+]
+
+
+def constraint(json_schema: Path | None, regex: str | None, grammar: Path | None) -> Constraint | None:
+    """The one of the three that was given, its file read.
+
+    Raises:
+        UsageError: more than one was given.
+        ArtifactError: there is no such file.
+    """
+    from aiasst.artifacts.document import read_text
+    from aiasst.engine.constrain import Constraint
+    from aiasst.errors import UsageError
+
+    if sum(option is not None for option in (json_schema, regex, grammar)) > 1:
+        raise UsageError("--json-schema, --regex and --grammar exclude each other", "give one of them")
+    if json_schema is not None:
+        return Constraint("json_schema", read_text(json_schema, "JSON schema", "name a file with a JSON schema"))
+    if grammar is not None:
+        return Constraint("grammar", read_text(grammar, "grammar", "name a file with a Lark grammar"))
+    return None if regex is None else Constraint("regex", regex)
 
 
 def given(base: Sampling, **options: float | None) -> Sampling:

@@ -14,9 +14,11 @@ from aiasst.cli import output
 from aiasst.cli.options import (
     Config,
     Folder,
+    FrequencyPenalty,
     Json,
     MaxTokens,
     MinP,
+    PresencePenalty,
     Quiet,
     RepetitionPenalty,
     Seed,
@@ -55,6 +57,8 @@ def command(
     top_p: TopP = None,
     min_p: MinP = None,
     repetition_penalty: RepetitionPenalty = None,
+    frequency_penalty: FrequencyPenalty = None,
+    presence_penalty: PresencePenalty = None,
     seed: Seed = None,
     stop: Stop = None,
     json: Json = False,
@@ -68,8 +72,10 @@ def command(
 
     A row has "prompt" or "messages". It may have "id" (else the line number
     is its id) and max_tokens, temperature, top_k, top_p, min_p,
-    repetition_penalty, seed, stop, which go before the options here. Where
-    neither says anything, what the checkpoint recommends holds.
+    repetition_penalty, frequency_penalty, presence_penalty, seed, stop,
+    which go before the options here. Where neither says anything, what the
+    checkpoint recommends holds. Rows alone have logit_bias, logprobs, and
+    json_schema, regex or grammar: what the answer must be.
     """
     from aiasst.artifacts.model_folder import ModelFolder
     from aiasst.engine.defaults import default_sampling
@@ -80,7 +86,8 @@ def command(
     model = ModelFolder.open(folder)
     wanted = given(
         default_sampling(model.path), max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        min_p=min_p, repetition_penalty=repetition_penalty, seed=seed,
+        min_p=min_p, repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty, seed=seed,
     )  # fmt: skip
     try:
         with output.progress(quiet=quiet) as progress:

@@ -7,4 +7,5 @@ costs.py      what steps cost here, learned from the steps
 prefix.py     which row a prompt may begin with
 cache.py      the arrays of the KV cache: rows, buckets of capacity, the memory ceiling
 sampling.py   logits → the next token
+constrain.py  a schema, a regular expression or a grammar → the tokens that may come next
 """

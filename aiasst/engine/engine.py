@@ -21,8 +21,8 @@ import psutil
 
 from aiasst.engine.cache import CacheShape, KVCache, budget_under
 from aiasst.engine.prefix import Resident, place
-from aiasst.engine.requests import Event, Finished, Request, Sampling
-from aiasst.engine.sampling import sample
+from aiasst.engine.requests import Event, Finished, Request, Sampling, TokenChances
+from aiasst.engine.sampling import chances, sample
 from aiasst.engine.scheduler import INTER_TOKEN_LATENCY, Decode, Prefill, Scheduler, Swap
 from aiasst.errors import PromptError
 
@@ -87,6 +87,7 @@ class _Sequence:
         self.length = self.prompt_length = len(request.prompt)
         self.resident = Resident(np.empty(limit, np.int64))
         self.resident.tokens[: self.length] = request.prompt
+        self.sampling, self.guide = request.sampling, request.guide
         self.generator = np.random.default_rng(request.sampling.seed)
         self.cached_tokens = 0
 
@@ -149,6 +150,11 @@ class Engine:
         return self._budget.longest
 
     @property
+    def vocab_size(self) -> int:
+        """Logits that the model computes for each place."""
+        return self._session.vocab_size
+
+    @property
     def busy(self) -> bool:
         """Whether `step` has something to do or to deliver."""
         return self._scheduler.busy or bool(self._events)
@@ -181,8 +187,8 @@ class Engine:
         """Put a request in line.
 
         Raises:
-            PromptError: the prompt is empty, has an id outside the vocabulary, or leaves no token of the context for an
-                answer (with the numbers); or a request of this id is under way.
+            PromptError: the prompt is empty, has an id outside the vocabulary (or its logit_bias has), or leaves no token of
+                the context for an answer (with the numbers); or a request of this id is under way.
         """
         self._check(request)
         limit = min(len(request.prompt) + request.sampling.max_tokens, self.context_length)
@@ -226,6 +232,11 @@ class Engine:
             raise PromptError(
                 f"the prompt has a token outside the vocabulary of {self._session.vocab_size}",
                 "the tokenizer belongs to another model: convert the checkpoint again",
+            )
+        if (highest := max(request.sampling.logit_bias, default=0)) >= self._session.vocab_size:
+            raise PromptError(
+                f"logit_bias names token {highest}, outside the vocabulary of {self._session.vocab_size}",
+                "take the token ids of this model's tokenizer",
             )
         tokens, room = len(request.prompt), self.context_length
         if tokens + 1 > room:
@@ -298,31 +309,36 @@ class Engine:
 
     def _choose(self, sequences: list[_Sequence], logits: npt.NDArray[np.float32]) -> None:
         """Sample the next token of each sequence and tell it."""
-        tokens = sample(
-            logits,
-            [s.request.sampling for s in sequences],
-            [s.tokens for s in sequences],
-            [s.generator for s in sequences],
-        )
+        tokens = sample(logits, sequences).tolist()
         # From the last row up: where several end at once, none is moved into a hole only to leave it.
-        for sequence, token in reversed(list(zip(sequences, tokens.tolist(), strict=True))):
-            self._accept(sequence, token)
+        for sequence, token, row in reversed(list(zip(sequences, tokens, logits, strict=True))):
+            wanted = sequence.sampling.logprobs
+            self._accept(sequence, token, None if wanted is None else chances(row, token, wanted))
 
-    def _accept(self, sequence: _Sequence, token: int) -> None:
+    def _accept(self, sequence: _Sequence, token: int, told: TokenChances | None) -> None:
         if token in sequence.request.stop_ids:
             self._end(sequence, "stop", None)
             return
         sequence.append(token)
-        if sequence.length == sequence.limit:
-            self._end(sequence, "length", token)
+        finished = None if sequence.guide is None else sequence.guide.accept(token)
+        if finished is None and sequence.length == sequence.limit:
+            finished = "length"
+        if finished is None:
+            self._events.append(Event(sequence.request.id, token, None, sequence.cached_tokens, told))
         else:
-            self._events.append(Event(sequence.request.id, token, None, sequence.cached_tokens))
+            self._end(sequence, finished, token, told)
 
-    def _end(self, sequence: _Sequence, finished: Finished | None, token: int | None) -> None:
+    def _end(
+        self,
+        sequence: _Sequence,
+        finished: Finished | None,
+        token: int | None,
+        told: TokenChances | None = None,
+    ) -> None:
         del self._sequences[sequence.request.id]
         self._swap(self._scheduler.leave(sequence.request.id))
         if finished is not None:
-            self._events.append(Event(sequence.request.id, token, finished, sequence.cached_tokens))
+            self._events.append(Event(sequence.request.id, token, finished, sequence.cached_tokens, told))
 
     def _swap(self, swap: Swap | None) -> None:
         if swap is None:

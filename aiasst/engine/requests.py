@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from aiasst.errors import PromptError
 
 Finished = Literal["stop", "length", "cancelled", "deadline"]
-"""Why an answer ended: a stop id or stop string, the limit of tokens (asked for, or the context's), a cancellation,
-or its deadline."""
+"""Why an answer ended.
+
+"stop": at a stop id, a stop string or the end of its grammar. "length": cut short, by the limit of tokens (asked for, or
+the context's) or because its grammar became too costly to follow. "cancelled": by whoever asked. "deadline": its time was up.
+"""
+
+MOST_ALTERNATIVES = 20
+"""Tokens beside the chosen one whose probabilities a request may ask for; more would be a table, not an answer."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,15 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    """Over prompt and answer; 1: none."""
+    frequency_penalty: float = 0.0
+    """Taken off a token's logit as often as the answer has it."""
+    presence_penalty: float = 0.0
+    """Taken off a token's logit once the answer has it."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    """Added to the logits of these token ids, -100 to 100; -100 forbids the token as long as any other is possible."""
+    logprobs: int | None = None
+    """Tell each token's log probability, and those of this many likeliest ones. None: tell nothing."""
     seed: int | None = None
     """The same seed gives the same draws, alone or in a batch. None: a new one every time."""
 
@@ -40,7 +59,36 @@ class Sampling:
         _demand(_number(self.min_p) and 0 <= self.min_p <= 1, "min_p", self.min_p, "from 0 to 1")
         penalty = self.repetition_penalty
         _demand(_number(penalty) and penalty > 0, "repetition_penalty", penalty, "above 0 (1: none)")
+        for name in ("frequency_penalty", "presence_penalty"):
+            value = getattr(self, name)
+            _demand(_number(value) and -2 <= value <= 2, name, value, "from -2 to 2 (0: none)")
+        for token, bias in self.logit_bias.items():
+            _demand(_whole(token, 0), "a token id in logit_bias", token, "a whole number from 0")
+            _demand(_number(bias) and -100 <= bias <= 100, f"logit_bias of token {token}", bias, "from -100 to 100")
+        wanted = f"a whole number from 0 to {MOST_ALTERNATIVES}"
+        holds = self.logprobs is None or (_whole(self.logprobs, 0) and self.logprobs <= MOST_ALTERNATIVES)
+        _demand(holds, "logprobs", self.logprobs, wanted)
         _demand(self.seed is None or _whole(self.seed, 0), "seed", self.seed, "a whole number from 0")
+
+
+class Guide(Protocol):
+    """Which tokens may come next in one answer; made for one request and used up by it."""
+
+    allowed: npt.NDArray[np.bool_]
+    """[vocabulary]; at least one is allowed."""
+
+    def accept(self, token: int) -> Finished | None:
+        """Go on behind an allowed `token` that is no stop id; why the answer ends with it, if it does."""
+
+
+@dataclass(frozen=True)
+class TokenChances:
+    """Natural logarithms of what the model itself held likely at one place, before any penalty, filter or grammar."""
+
+    chosen: float
+    """Of the token that was taken."""
+    likeliest: tuple[tuple[int, float], ...]
+    """(token, log probability), falling; as many as were asked for."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +103,8 @@ class Request:
     prompt: tuple[int, ...]
     sampling: Sampling
     stop_ids: tuple[int, ...] = ()
+    guide: Guide | None = None
+    """Holds the answer to a grammar."""
     priority: int = 0
     """From -10 to 10, higher first; what one level is worth is told in `scheduler.py`. The range bounds how long anyone waits."""
     deadline_seconds: float | None = None
@@ -75,6 +125,8 @@ class Event:
     finished: Finished | None
     cached_tokens: int = 0
     """Tokens of the prompt that were found in the cache and not computed again."""
+    chances: TokenChances | None = None
+    """Of `token`, where the request asked for log probabilities."""
 
 
 def _demand(holds: bool, name: str, value: object, wanted: str) -> None:

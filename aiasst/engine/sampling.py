@@ -1,46 +1,65 @@
 """Logits to the next token: pure functions over arrays. Knows no request, no cache and no session.
 
-The order of the filters is that of Hugging Face transformers, whose definitions these are:
+What changes logits comes first, what leaves tokens out after it:
 
-    repetition penalty (Keskar et al. 2019, CTRL) → temperature → top-k → top-p (Holtzman et al. 2020) → min-p (Nguyen et al. 2024)
+    repetition penalty (Keskar et al. 2019, CTRL) → frequency and presence penalty, logit bias (OpenAI's definitions)
+    → bans and the grammar → temperature → top-k → top-p (Holtzman et al. 2020) → min-p (Nguyen et al. 2024)
 
-each over what the one before has left, renormalised. One uniform number a token chooses among the rest, in the order of
-their ids, so that a request with a seed draws the same tokens alone and in a batch. Nothing sorts a whole vocabulary of
-indices: borders are found by partition, or among the few values that can matter.
+The filters are those of Hugging Face transformers, in its order, each over what the one before has left, renormalised. One
+uniform number a token chooses among the rest, in the order of their ids, so that a request with a seed draws the same
+tokens alone and in a batch. Nothing sorts a whole vocabulary of indices: borders are found by partition, or among the few
+values that can matter. Rows that want none of it cost one argmax over the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from aiasst.engine.requests import Sampling
+from aiasst.engine.requests import Guide, Sampling, TokenChances
 from aiasst.errors import ArtifactError
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+BAN = -100.0
+"""This logit bias forbids a token; less of one only makes it unlikely."""
+LEAST_CHANCE = -9999.0
+"""Stands for the log probability of what is impossible: JSON knows no infinity. OpenAI's number."""
 
 _BLOCK = 512
+_NEVER = np.float32(-np.inf)
+_LOWEST = np.finfo(np.float32).min
 _COLDEST = 1e-6
 """Below this temperature float32 logits tell nothing more."""
 
 
-def sample(
-    logits: Floats,
-    settings: Sequence[Sampling],
-    seen: Sequence[Ids],
-    generators: Sequence[np.random.Generator],
-) -> Ids:
+class Row(Protocol):
+    """What the choice of a row's next token depends on, besides its logits."""
+
+    sampling: Sampling
+    prompt_length: int
+    generator: np.random.Generator
+    """A row that is not greedy draws one number a token from it."""
+    guide: Guide | None
+
+    @property
+    def tokens(self) -> Ids:
+        """Of prompt and answer so far."""
+
+
+def sample(logits: Floats, rows: Sequence[Row]) -> Ids:
     """The next token of every row.
 
     Args:
         logits: float32 [rows, vocabulary]; not changed.
-        settings: one a row.
-        seen: ids of prompt and answer so far, one array a row (for the repetition penalty).
-        generators: one a row; a row that is not greedy draws one number from its own.
+        rows: one for each row of `logits`.
 
     Returns:
         int64 [rows].
@@ -51,19 +70,33 @@ def sample(
     best: Ids = logits.argmax(axis=1)
     if np.isnan(logits[np.arange(len(best)), best]).any():
         raise ArtifactError("the model computed NaN instead of logits", "convert the checkpoint again")
-    for row, setting in enumerate(settings):
-        if setting.temperature == 0 and setting.repetition_penalty == 1:
-            continue
-        best[row] = _sample_row(logits[row], setting, seen[row], generators[row])
+    for index, row in enumerate(rows):
+        if row.sampling.temperature > 0 or row.guide is not None or _adjusts(row.sampling):
+            best[index] = _choose(logits[index], row)
     return best
 
 
-def _sample_row(row: Floats, setting: Sampling, seen: Ids, generator: np.random.Generator) -> int:
+def _adjusts(setting: Sampling) -> bool:
+    return bool(
+        setting.repetition_penalty != 1 or setting.frequency_penalty or setting.presence_penalty or setting.logit_bias
+    )
+
+
+def _choose(scores: Floats, row: Row) -> int:
+    setting = row.sampling
     if setting.repetition_penalty != 1:
-        row = penalise(row, seen, setting.repetition_penalty)
+        scores = penalise(scores, row.tokens, setting.repetition_penalty)
+    if setting.frequency_penalty or setting.presence_penalty:
+        answer = row.tokens[row.prompt_length :]
+        scores = discourage(scores, answer, setting.frequency_penalty, setting.presence_penalty)
+    if setting.logit_bias:
+        scores = biased(scores, setting.logit_bias)
+    banned = [token for token, bias in setting.logit_bias.items() if bias <= BAN]
+    if banned or row.guide is not None:
+        scores = restricted(scores, None if row.guide is None else row.guide.allowed, banned)
     if setting.temperature == 0:
-        return int(row.argmax())
-    return draw(*filtered(row, setting), generator.random())
+        return int(scores.argmax())
+    return draw(*filtered(scores, setting), row.generator.random())
 
 
 def penalise(row: Floats, seen: Ids, penalty: float) -> Floats:
@@ -72,6 +105,39 @@ def penalise(row: Floats, seen: Ids, penalty: float) -> Floats:
     scores = row[seen]
     penalised[seen] = np.where(scores < 0, scores * penalty, scores / penalty)
     return penalised
+
+
+def discourage(row: Floats, answer: Ids, frequency: float, presence: float) -> Floats:
+    """A copy of `row` [vocabulary] where each id in `answer` loses `presence`, and `frequency` for every time it is there."""
+    lowered = row.copy()
+    ids, counts = np.unique(answer, return_counts=True)
+    lowered[ids] -= (counts * frequency + presence).astype(np.float32)
+    return lowered
+
+
+def biased(row: Floats, bias: Mapping[int, float]) -> Floats:
+    """A copy of `row` [vocabulary] with `bias` (id → what is added)."""
+    moved = row.copy()
+    moved[list(bias)] += np.array(list(bias.values()), np.float32)
+    return moved
+
+
+def restricted(row: Floats, allowed: Bools | None, banned: Sequence[int]) -> Floats:
+    """A copy of `row` [vocabulary] where only tokens that are `allowed` (None: all) and not `banned` are possible.
+
+    Where nothing is left, the bans fall: a grammar that goes on with banned tokens only goes on with them.
+    """
+    closed: Floats = row.copy() if allowed is None else np.where(allowed, row, _NEVER)
+    closed[list(banned)] = _NEVER
+    if np.isfinite(closed.max()):
+        return closed
+    # All of it is banned, or model and penalties have gone to infinity: what is allowed must stay above what is not.
+    left = np.ones(len(row), bool) if allowed is None else allowed.copy()
+    left[list(banned)] = False
+    if not left.any():
+        left[:] = True if allowed is None else allowed
+    np.copyto(closed, np.clip(row, _LOWEST, -_LOWEST), where=left)
+    return closed
 
 
 def filtered(row: Floats, setting: Sampling) -> tuple[Ids, Floats]:
@@ -134,12 +200,28 @@ def draw(ids: Ids, weights: Floats | Doubles, uniform: float) -> int:
     exact = weights.astype(np.float64)
     reached = np.cumsum(np.add.reduceat(exact, np.arange(0, len(exact), _BLOCK)))
     target = uniform * reached[-1]
-    block = min(int(np.searchsorted(reached, target, side="right")), len(reached) - 1)
+    # Rounding may carry the number to the very end: it means the last block in which something is possible.
+    last = int(np.searchsorted(reached, reached[-1]))
+    block = min(int(np.searchsorted(reached, target, side="right")), last)
     inside = exact[block * _BLOCK : (block + 1) * _BLOCK]
     left = target - (reached[block - 1] if block else 0.0)
-    # Rounding may carry the number past the block's end: it means the last token there that is possible at all.
+    # And likewise past a block's end.
     at = min(int(np.searchsorted(np.cumsum(inside), left, side="right")), int(np.flatnonzero(inside)[-1]))
     return int(ids[block * _BLOCK + at])
+
+
+def chances(row: Floats, token: int, count: int) -> TokenChances:
+    """Log probabilities, in nats, of `token` and of the `count` likeliest tokens by the logits `row` [vocabulary]."""
+    top = float(row.max())
+    with np.errstate(over="ignore"):
+        total = float(np.exp(row - np.float32(top)).sum(dtype=np.float64))
+
+    def chance(index: int) -> float:
+        return max(float(row[index]) - top - math.log(total), LEAST_CHANCE)
+
+    likeliest = largest(row, count) if count else np.empty(0, np.int64)
+    falling = likeliest[np.argsort(-row[likeliest], kind="stable")]
+    return TokenChances(chance(token), tuple((index, chance(index)) for index in falling.tolist()))
 
 
 def _above(values: Floats, border: np.float32, count: int) -> Ids:

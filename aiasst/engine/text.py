@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiasst.artifacts.device import DeviceConfig
 from aiasst.artifacts.model_folder import ModelFolder
+from aiasst.engine.constrain import Constrainer, Constraint
 from aiasst.engine.engine import Engine
-from aiasst.engine.requests import Event, Finished, Request, Sampling
+from aiasst.engine.requests import Event, Finished, Request, Sampling, TokenChances
 from aiasst.engine.stop import StopFilter
 from aiasst.errors import PromptError
 from aiasst.runtime.session import DecoderSession, settings_from
@@ -26,6 +27,8 @@ class TextRequest:
     sampling: Sampling
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these strings; it is not part of the answer."""
+    constraint: Constraint | None = None
+    """What the answer must be: JSON of a schema, a match of a regular expression, or a text of a grammar."""
     priority: int = 0
     deadline_seconds: float | None = None
     """Both as in `requests.Request`."""
@@ -42,6 +45,25 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class TokenText:
+    """A token that was taken, or could have been."""
+
+    id: int
+    text: str
+    """What it adds to a text; the replacement character where it is a part of a character."""
+    logprob: float
+    """Natural logarithm of the probability that the model itself gave it."""
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """How likely one token of an answer was, and what else was likely there."""
+
+    chosen: TokenText
+    likeliest: tuple[TokenText, ...]
+
+
+@dataclass(frozen=True)
 class TextEvent:
     """A piece of an answer; the last one says why it ended and what it took."""
 
@@ -49,6 +71,8 @@ class TextEvent:
     text: str
     finished: Finished | None
     usage: Usage | None
+    tokens: tuple[TokenReport, ...] = ()
+    """The tokens since the last event, where the request asked for log probabilities."""
 
 
 @dataclass
@@ -59,6 +83,13 @@ class _Answer:
     stop: StopFilter
     prompt_tokens: int
     completion_tokens: int = 0
+    reports: list[TokenReport] = field(default_factory=list)
+    """Not told yet."""
+
+    def told(self) -> tuple[TokenReport, ...]:
+        """What is to be told now."""
+        reports, self.reports = tuple(self.reports), []
+        return reports
 
 
 class TextEngine:
@@ -90,7 +121,9 @@ class TextEngine:
         self.tokenizer = tokenizer
         self.engine = engine
         self._stop_ids = tuple(dict.fromkeys((*stop_ids, *tokenizer.eos_ids)))
+        self._constrainer = Constrainer(tokenizer, self._stop_ids, engine.vocab_size)
         self._answers: dict[str, _Answer] = {}
+        self._token_texts: dict[int, str] = {}
         self._undelivered: deque[TextEvent] = deque()
 
     @property
@@ -130,19 +163,29 @@ class TextEngine:
             raise PromptError("the prompt is empty", "write at least one word")
         return ids
 
+    def check(self, constraint: Constraint) -> None:
+        """Prepare a constraint that requests will have.
+
+        Raises:
+            PromptError: it is not valid, no answer can fulfil it, or this model's tokenizer cannot be constrained.
+        """
+        self._constrainer.guide(constraint)
+
     def submit(self, request: TextRequest) -> None:
         """Put a request in line. Its id must not be that of a request still under way.
 
         Raises:
-            PromptError: see `encode`; or the prompt is longer than the context, with the numbers.
+            PromptError: see `encode` and `check`; or the prompt is longer than the context, with the numbers.
         """
         ids = self.encode(request)
+        guide = None if request.constraint is None else self._constrainer.guide(request.constraint)
         self.engine.submit(
             Request(
                 request.id,
                 tuple(ids),
                 request.sampling,
                 self._stop_ids,
+                guide=guide,
                 priority=request.priority,
                 deadline_seconds=request.deadline_seconds,
             )
@@ -194,6 +237,8 @@ class TextEngine:
         if event.token is not None:
             answer.completion_tokens += 1
             piece, stopped = answer.stop.feed(answer.detokenizer.feed(event.token))
+            if event.chances is not None:
+                answer.reports.append(self._report(event.token, event.chances))
         if event.finished is not None and not stopped:
             rest, stopped = answer.stop.feed(answer.detokenizer.flush())
             piece += rest
@@ -201,7 +246,22 @@ class TextEngine:
                 piece += answer.stop.flush()
         finished: Finished | None = "stop" if stopped else event.finished
         if finished is None:
-            return TextEvent(event.request_id, piece, None, None) if piece else None
+            return TextEvent(event.request_id, piece, None, None, answer.told()) if piece else None
         self._forget(event.request_id)
         usage = Usage(answer.prompt_tokens, event.cached_tokens, answer.completion_tokens)
-        return TextEvent(event.request_id, piece, finished, usage)
+        return TextEvent(event.request_id, piece, finished, usage, answer.told())
+
+    def _report(self, token: int, told: TokenChances) -> TokenReport:
+        def named(index: int, logprob: float) -> TokenText:
+            return TokenText(index, self._token_text(index), logprob)
+
+        return TokenReport(named(token, told.chosen), tuple(named(*entry) for entry in told.likeliest))
+
+    def _token_text(self, token: int) -> str:
+        if token not in self._token_texts:
+            # Behind another token: some decoders drop the space before the first word.
+            before = self.tokenizer.backend.encode("a", add_special_tokens=False).ids[-1:]
+            decode = self.tokenizer.backend.decode
+            both: str = decode([*before, token], skip_special_tokens=False)
+            self._token_texts[token] = both[len(decode(before, skip_special_tokens=False)) :]
+        return self._token_texts[token]

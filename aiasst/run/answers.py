@@ -1,6 +1,7 @@
 """The answers file: JSON Lines, appended as rows finish, never a row lost or doubled. Knows no engine.
 
-    answers.jsonl       {"id": …, "line": …, "text": …, "finish_reason": …, "usage": {…}, "seed": …}, in the order of finishing,
+    answers.jsonl       {"id": …, "line": …, "text": …, "finish_reason": …, "usage": {…}, "seed": …}, in the order of finishing
+                        (and "logprobs": [{"id": …, "text": …, "logprob": …, "top": […]}, …] where the row asked for them),
                         or {"id": …, "line": …, "error": {"message": …, "hint": …}}
     answers.jsonl.job   which prompts, model, settings and seed these answers are of; locked while a process works on them
 
@@ -38,6 +39,20 @@ class UsageFields(Document):
     completion_tokens: int
 
 
+class TokenFields(Document):
+    """A token and the natural logarithm of the probability that the model gave it."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+class TokenReportFields(TokenFields):
+    """A token of the answer, and the likeliest ones at its place."""
+
+    top: tuple[TokenFields, ...]
+
+
 class ErrorFields(Document):
     """Why there is no answer."""
 
@@ -55,6 +70,8 @@ class Answer(Document):
     finish_reason: Literal["stop", "length", "cancelled", "deadline"] | None = None
     usage: UsageFields | None = None
     seed: int | None = None
+    logprobs: tuple[TokenReportFields, ...] | None = None
+    """Where the row asked for them: one entry a token."""
     error: ErrorFields | None = None
 
     def to_line(self) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from aiasst.engine.text import TextEvent, TextRequest
+from aiasst.engine.text import TextEvent, TextRequest, TokenReport, TokenText
 from aiasst.errors import AiasstError, ArtifactError, PromptError
 from aiasst.progress import Progress, ProgressFn, silent
-from aiasst.run.answers import Answer, ErrorFields, UsageFields
+from aiasst.run.answers import Answer, ErrorFields, TokenFields, TokenReportFields, UsageFields
 from aiasst.run.prompts import BadRow, Row
 
 REPORT_SECONDS = 0.2
@@ -75,6 +75,7 @@ class _Open:
 
     row: Row
     pieces: list[str] = field(default_factory=list)
+    reports: list[TokenReport] = field(default_factory=list)
 
     @property
     def share(self) -> float:
@@ -102,6 +103,7 @@ def answer_rows(engine: Answerer, rows: Iterable[Row | BadRow], write: Callable[
         for event in engine.step():
             entry = under_way[event.request_id]
             entry.pieces.append(event.text)
+            entry.reports.extend(event.tokens)
             meter.completion_tokens += 1
             if event.finished is not None:
                 del under_way[event.request_id]
@@ -154,4 +156,14 @@ def _answer(entry: _Open, last: TextEvent) -> Answer:
             completion_tokens=usage.completion_tokens,
         ),
         seed=entry.row.request.sampling.seed,
+        logprobs=None if entry.row.request.sampling.logprobs is None else tuple(map(_report, entry.reports)),
     )
+
+
+def _report(report: TokenReport) -> TokenReportFields:
+    top = tuple(TokenFields(**_token(token)) for token in report.likeliest)
+    return TokenReportFields(**_token(report.chosen), top=top)
+
+
+def _token(token: TokenText) -> dict[str, Any]:
+    return {"id": token.id, "text": token.text, "logprob": round(token.logprob, 6)}

@@ -11,6 +11,8 @@ import secrets
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from aiasst.artifacts.document import Document
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.engine.requests import Sampling
@@ -29,6 +31,10 @@ class Defaults(Document):
     top_p: float
     min_p: float
     repetition_penalty: float
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: dict[int, float] = Field(default_factory=dict)
+    logprobs: int | None = None
     stop: tuple[str, ...]
 
 
@@ -65,6 +71,10 @@ class Job(Document):
                 top_p=sampling.top_p,
                 min_p=sampling.min_p,
                 repetition_penalty=sampling.repetition_penalty,
+                frequency_penalty=sampling.frequency_penalty,
+                presence_penalty=sampling.presence_penalty,
+                logit_bias=dict(sampling.logit_bias),
+                logprobs=sampling.logprobs,
                 stop=stop,
             ),
             seed=secrets.randbits(32) if sampling.seed is None else sampling.seed,

@@ -1,16 +1,21 @@
 """The prompts file: JSON Lines to rows, read one at a time. Knows no engine and no answers.
 
-One row is one line: {"id": …, "prompt": "…"} or {"id": …, "messages": [{"role": …, "content": …}, …]}, with any of
-temperature, top_k, top_p, min_p, repetition_penalty, seed, max_tokens, stop beside it. Without `id` the line number is
-the id. Blank lines are no rows. A line that is no such row becomes a BadRow and the others go on.
+One row is one line: {"id": …, "prompt": "…"} or {"id": …, "messages": [{"role": …, "content": …}, …]}, and beside it any of
+    temperature, top_k, top_p, min_p, seed, max_tokens, stop
+    repetition_penalty, frequency_penalty, presence_penalty, logit_bias ({"token id": -100 to 100})
+    logprobs (how many alternatives to tell for each token, 0 to 20)
+    json_schema (an object), regex or grammar (Lark), one of them: what the answer must be
+Without `id` the line number is the id. Blank lines are no rows. A line that is no such row becomes a BadRow and the others
+go on.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,6 +26,7 @@ from pydantic import ConfigDict, Field, StrictInt, StrictStr
 
 from aiasst.artifacts.document import Document
 from aiasst.artifacts.model_folder import disk_errors
+from aiasst.engine.constrain import Constraint, Kind
 from aiasst.engine.requests import Sampling
 from aiasst.engine.text import TextRequest
 from aiasst.errors import ArtifactError, PromptError
@@ -28,6 +34,7 @@ from aiasst.tokenizer import Message
 
 _ROW_HINT = 'a row is one line: {"id": "a", "prompt": "..."} or {"id": "a", "messages": [...]}'
 _PIECE = 1 << 20
+_SAMPLING = {entry.name for entry in dataclasses.fields(Sampling)}
 
 RowId = str | int
 
@@ -73,8 +80,15 @@ class _RowFields(Document):
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[Annotated[int, Field(strict=False)], float] | None = None
+    logprobs: int | None = None
     seed: int | None = None
     stop: str | Annotated[tuple[StrictStr, ...], Field(strict=False)] | None = None
+    json_schema: dict[str, Any] | bool | None = None
+    regex: str | None = None
+    grammar: str | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +185,7 @@ class RowReader:
     def _request(self, line: int, row_id: RowId, fields: _RowFields) -> TextRequest:
         if (fields.prompt is None) == (fields.messages is None):
             raise PromptError(f"line {line}: a row has either 'prompt' or 'messages'", _ROW_HINT)
-        given = fields.model_dump(exclude_none=True, exclude={"id", "prompt", "messages", "stop"})
+        given = fields.model_dump(exclude_none=True, include=_SAMPLING)
         stop = (fields.stop,) if isinstance(fields.stop, str) else fields.stop
         return TextRequest(
             id=str(line),
@@ -179,7 +193,26 @@ class RowReader:
             messages=None if fields.messages is None else tuple(Message(m.role, m.content) for m in fields.messages),
             sampling=replace(self._defaults, **{"seed": row_seed(self._seed, row_id), **given}),
             stop=self._stop if stop is None else stop,
+            constraint=_constraint(line, fields),
         )
+
+
+def _constraint(line: int, fields: _RowFields) -> Constraint | None:
+    kinds: tuple[Kind, ...] = ("json_schema", "regex", "grammar")
+    given = [kind for kind in kinds if getattr(fields, kind) is not None]
+    if len(given) > 1:
+        raise PromptError(
+            f"line {line}: a row has one of {_listed(kinds)}, not {_listed(given)}", "leave all but one out"
+        )
+    if not given:
+        return None
+    value = getattr(fields, given[0])
+    # Keys stay in their order: it is the order of the answer's.
+    return Constraint(given[0], value if isinstance(value, str) else json.dumps(value))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(f"'{name}'" for name in names)
 
 
 def row_seed(seed: int, row_id: RowId) -> int:

@@ -44,6 +44,23 @@ def test_several_lines_are_several_turns(story: Path) -> None:
     assert said["turns"][1]["usage"]["cached_tokens"] >= said["turns"][0]["usage"]["prompt_tokens"]
 
 
+def test_an_answer_is_held_to_a_schema_a_regex_or_a_grammar(tmp_path: Path) -> None:
+    schema, grammar = tmp_path / "dog.json", tmp_path / "sum.lark"
+    schema.write_text(
+        '{"type": "object", "properties": {"dog": {"type": "boolean"}}, "required": ["dog"], "additionalProperties": false}',
+        encoding="utf-8",
+    )
+    grammar.write_text('start: NUMBER "+" NUMBER\nNUMBER: /[0-9]/\n', encoding="utf-8")
+    for arguments, pattern in (
+        (("--json-schema", str(schema)), r'\{\s*"dog"\s*:\s*(true|false)\s*\}'),
+        (("--grammar", str(grammar)), r"\d\+\d"),
+        (("--regex", "(wolf|fox) [0-9]{2}"), r"(wolf|fox) \d\d"),
+    ):
+        ended = start(*arguments, "--quiet", "--seed", "3", stdin=BEGIN)
+        assert ended.returncode == 0, ended.stderr
+        assert re.fullmatch(pattern, ended.stdout.strip())
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "words"),
     [
@@ -52,6 +69,9 @@ def test_several_lines_are_several_turns(story: Path) -> None:
         (("--system", "Be kind."), "Hello", "no chat template"),
         (("--min-p", "2"), "Hello", "min_p is 2.0"),
         (("absent",), "Hello", "there is no folder absent"),
+        (("--regex", "("), "Hello", "the regular expression cannot be used: unclosed group"),
+        (("--regex", "a", "--grammar", "absent"), "Hello", "exclude each other"),
+        (("--json-schema", "absent"), "Hello", "there is no JSON schema at absent"),
     ],
 )
 def test_a_failure_is_words_and_exit_one(story: Path, arguments: tuple[str, ...], stdin: str, words: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -68,6 +69,35 @@ def test_the_same_seed_gives_the_same_answers_alone_and_together(story: Path, pr
     texts = [{n: a["text"] for n, a in answers_in(path).items()} for path in (together, alone, other)]
     assert texts[1]["wood"] == texts[0]["wood"] != texts[2]["wood"]
     assert texts[0]["king"] == texts[2]["king"]  # greedy: no seed matters
+
+
+def test_rows_are_held_to_what_they_ask_for_beside_others_that_are_free(story: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    free = {"id": "free", "prompt": "Once upon a time", "max_tokens": 8, "logprobs": 2, "temperature": 0}
+    schema = {"type": "object", "properties": {"dog": {"enum": ["Rex", "Bo"]}}, "required": ["dog"]}
+    rows = [
+        {"id": "json", "prompt": "A dog:", "json_schema": schema | {"additionalProperties": False}},
+        free,
+        {"id": "regex", "prompt": "Call", "regex": "[0-9]{3}-[0-9]{2}", "temperature": 2.0},
+        {"id": "biased", "prompt": "Once", "max_tokens": 3, "logit_bias": {"67": 100}, "temperature": 0},
+        {"id": "impossible", "prompt": "Once", "regex": "(?=a)"},
+        {"id": "beyond", "prompt": "Once", "logit_bias": {"99999": 1}},
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    ended = start(story, path, "-o", out, "--seed", 3)
+    assert ended.returncode == 0, ended.stderr
+    answers = answers_in(out)
+    assert json.loads(answers["json"]["text"])["dog"] in ("Rex", "Bo")
+    assert answers["json"]["finish_reason"] == "stop"
+    assert re.fullmatch(r"\d{3}-\d{2}", answers["regex"]["text"])
+    assert answers["biased"]["text"] == "aaa"
+    assert "look-around" in answers["impossible"]["error"]["message"]
+    assert "outside the vocabulary of 4096" in answers["beyond"]["error"]["message"]
+    told = answers["free"]["logprobs"]
+    assert len(told) == answers["free"]["usage"]["completion_tokens"] == 8
+    assert "".join(token["text"] for token in told) == answers["free"]["text"]
+    assert all(token["top"][0]["id"] == token["id"] and len(token["top"]) == 2 for token in told)
+    assert "logprobs" not in answers["json"]
 
 
 def test_in_a_pipe_with_bad_rows(story: Path) -> None:

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from aiasst.engine.requests import Guide, Sampling
+
 VOCABULARY = 50
+
+
+@dataclass
+class Drawn:
+    """A row to draw a token for, without an engine."""
+
+    sampling: Sampling
+    tokens: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    prompt_length: int = 0
+    generator: np.random.Generator = field(default_factory=np.random.default_rng)
+    guide: Guide | None = None
 
 
 class FakeDecoder:

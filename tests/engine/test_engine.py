@@ -11,7 +11,7 @@ from aiasst.engine.engine import Engine
 from aiasst.engine.requests import Event, Request, Sampling
 from aiasst.engine.sampling import sample
 from aiasst.errors import PromptError, ResourceError
-from tests.engine.fakes import VOCABULARY, FakeDecoder, next_logits
+from tests.engine.fakes import VOCABULARY, Drawn, FakeDecoder, next_logits
 
 GREEDY = Sampling(max_tokens=8, temperature=0)
 PROMPT = st.lists(st.integers(0, 3), min_size=1, max_size=40).map(tuple)
@@ -23,6 +23,9 @@ SAMPLING = st.builds(
     top_p=st.sampled_from([1.0, 0.8]),
     min_p=st.sampled_from([0.0, 0.1]),
     repetition_penalty=st.sampled_from([1.0, 1.3]),
+    frequency_penalty=st.sampled_from([0.0, 0.5]),
+    presence_penalty=st.sampled_from([0.0, -0.5]),
+    logit_bias=st.sampled_from([{}, {3: -100, 4: 2.5}]),
     seed=st.integers(0, 5),
 )
 
@@ -32,7 +35,8 @@ def expected(prompt: tuple[int, ...], sampling: Sampling, stop_ids: tuple[int, .
     tokens = list(prompt)
     generator = np.random.default_rng(sampling.seed)
     while True:
-        token = int(sample(next_logits(tokens)[None], [sampling], [np.array(tokens)], [generator])[0])
+        row = Drawn(sampling, np.array(tokens), len(prompt), generator)
+        token = int(sample(next_logits(tokens)[None], [row])[0])
         if token in stop_ids:
             return [tokens[len(prompt) :], "stop"]
         tokens.append(token)

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from aiasst.engine.requests import Sampling
-from aiasst.engine.sampling import candidates, draw, largest, nucleus, penalise, sample, softmax
+from aiasst.engine.requests import Finished, Sampling
+from aiasst.engine.sampling import (
+    biased,
+    candidates,
+    chances,
+    discourage,
+    draw,
+    largest,
+    nucleus,
+    penalise,
+    restricted,
+    sample,
+    softmax,
+)
 from aiasst.errors import ArtifactError, PromptError
+from tests.engine.fakes import Drawn
 
 ROW = hnp.arrays(np.float32, st.integers(2, 200), elements=st.floats(-30, 30, width=32))
 SETTING = st.builds(
@@ -20,10 +35,32 @@ SETTING = st.builds(
     top_p=st.floats(0.01, 1),
     min_p=st.floats(0, 1),
     repetition_penalty=st.floats(0.5, 2),
+    frequency_penalty=st.floats(-2, 2),
+    presence_penalty=st.floats(-2, 2),
+    logit_bias=st.dictionaries(st.integers(0, 63), st.floats(-100, 100), max_size=5),
     seed=st.integers(0, 2**32),
+)
+FILTERS = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 0.05, 1.0, 3.0]),
+    top_k=st.integers(0, 60),
+    top_p=st.floats(0.01, 1),
+    min_p=st.floats(0, 1),
+    repetition_penalty=st.floats(0.5, 2),
 )
 
 
+class Fixed:
+    """A guide that always allows the same tokens."""
+
+    def __init__(self, allowed: np.ndarray) -> None:
+        self.allowed = allowed
+
+    def accept(self, token: int) -> Finished | None:
+        return None
+
+
+@settings(deadline=None)
 @given(row=ROW, setting=SETTING)
 def test_probabilities_sum_to_one_and_ids_are_distinct(row: np.ndarray, setting: Sampling) -> None:
     ids, probabilities = candidates(row, setting)
@@ -33,6 +70,7 @@ def test_probabilities_sum_to_one_and_ids_are_distinct(row: np.ndarray, setting:
     assert probabilities.sum() == pytest.approx(1)
 
 
+@settings(deadline=None)
 @given(row=ROW, count=st.integers(1, 200), temperature=st.floats(0.05, 3))
 def test_top_k_keeps_the_k_largest(row: np.ndarray, count: int, temperature: float) -> None:
     ids, _ = candidates(row, Sampling(top_k=count, temperature=temperature))
@@ -41,6 +79,7 @@ def test_top_k_keeps_the_k_largest(row: np.ndarray, count: int, temperature: flo
     assert not len(rest) or row[ids].min() >= rest.max()
 
 
+@settings(deadline=None)
 @given(row=ROW, mass=st.floats(0.01, 0.999))
 def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(row: np.ndarray, mass: float) -> None:
     probabilities = softmax(row, 1.0)
@@ -62,6 +101,7 @@ def test_a_tiny_temperature_and_a_forbidden_token_are_no_trouble() -> None:
     assert probabilities[ids == 2] == 1
 
 
+@settings(deadline=None)
 @given(row=ROW, min_p=st.floats(0.01, 1))
 def test_min_p_keeps_what_is_likely_enough(row: np.ndarray, min_p: float) -> None:
     probabilities = softmax(row, 1.0)
@@ -69,6 +109,7 @@ def test_min_p_keeps_what_is_likely_enough(row: np.ndarray, min_p: float) -> Non
     assert set(ids.tolist()) == set(np.flatnonzero(probabilities >= np.float32(min_p) * probabilities.max()).tolist())
 
 
+@settings(deadline=None)
 @given(values=hnp.arrays(np.float32, st.integers(1, 50), elements=st.integers(-3, 3)), count=st.integers(1, 60))
 def test_largest_breaks_ties_by_index(values: np.ndarray, count: int) -> None:
     wanted = sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
@@ -79,15 +120,70 @@ def test_largest_breaks_ties_by_index(values: np.ndarray, count: int) -> None:
 @given(
     rows=hnp.arrays(np.float32, (4, 64), elements=st.floats(-9, 9, width=32)),
     drawn=st.lists(SETTING, min_size=4, max_size=4),
+    allowed=hnp.arrays(bool, 64).filter(np.any),
 )
-def test_a_batch_equals_its_rows_alone(rows: np.ndarray, drawn: list[Sampling]) -> None:
+def test_a_batch_equals_its_rows_alone(rows: np.ndarray, drawn: list[Sampling], allowed: np.ndarray) -> None:
     drawn[1] = Sampling(temperature=0)
-    seen = [np.arange(i + 1) for i in range(4)]
-    generators = [np.random.default_rng(setting.seed or 0) for setting in drawn]
-    together = sample(rows, drawn, seen, generators)
+
+    def row(i: int) -> Drawn:
+        guide = Fixed(allowed) if i == 2 else None
+        return Drawn(drawn[i], np.arange(i + 3) // 2, i, np.random.default_rng(drawn[i].seed or 0), guide)
+
+    together = sample(rows, [row(i) for i in range(4)])
     for i in range(4):
-        generator = np.random.default_rng(drawn[i].seed or 0)
-        assert sample(rows[i : i + 1], [drawn[i]], [seen[i]], [generator])[0] == together[i]
+        assert sample(rows[i : i + 1], [row(i)])[0] == together[i]
+
+
+@settings(deadline=None)
+@given(
+    row=hnp.arrays(np.float32, 64, elements=st.sampled_from([-np.inf, -3e38, -2.0, 0.0, 1.0, 3e38])),
+    allowed=hnp.arrays(bool, 64).filter(np.any),
+    setting=SETTING | FILTERS,
+    answer=st.lists(st.integers(0, 63), max_size=9),
+    uniform=st.sampled_from([0.0, 0.3, 1 - 2**-53]),
+)
+def test_a_guide_lets_no_forbidden_token_through(
+    row: np.ndarray, allowed: np.ndarray, setting: Sampling, answer: list[int], uniform: float
+) -> None:
+    with np.errstate(all="ignore"):
+        token = sample(row[None], [drawn_at(uniform, setting, answer, Fixed(allowed))])[0]
+    assert allowed[token]
+
+
+@settings(deadline=None)
+@given(
+    row=hnp.arrays(np.float32, 64, elements=st.floats(-500, 500, width=32)),
+    banned=st.sets(st.integers(0, 63), min_size=1, max_size=63),
+    allowed=st.none() | hnp.arrays(bool, 64).filter(np.any),
+    setting=FILTERS,
+    uniform=st.sampled_from([0.0, 0.3, 1 - 2**-53]),
+)
+def test_a_bias_of_minus_a_hundred_is_never_drawn_while_anything_else_is_possible(
+    row: np.ndarray, banned: set[int], allowed: np.ndarray | None, setting: Sampling, uniform: float
+) -> None:
+    setting = dataclasses.replace(setting, logit_bias=dict.fromkeys(banned, -100))
+    guide = None if allowed is None else Fixed(allowed)
+    token = int(sample(row[None], [drawn_at(uniform, setting, [], guide)])[0])
+    possible = set(range(64)) if allowed is None else set(np.flatnonzero(allowed).tolist())
+    assert token in (possible - banned or possible)
+
+
+def drawn_at(uniform: float, setting: Sampling, answer: list[int], guide: Fixed | None) -> Drawn:
+    """A row whose generator draws this number."""
+
+    class Generator:
+        def random(self) -> float:
+            return uniform
+
+    return Drawn(setting, np.array(answer, np.int64), 0, Generator(), guide)  # type: ignore[arg-type]
+
+
+@settings(deadline=None)
+@given(rows=hnp.arrays(np.float32, (3, 50), elements=st.floats(-9, 9, width=32)))
+def test_greedy_without_penalties_is_argmax(rows: np.ndarray) -> None:
+    wanted = Sampling(temperature=0, frequency_penalty=0, presence_penalty=0, repetition_penalty=1, logit_bias={})
+    seen = Drawn(wanted, np.arange(20), 5)
+    assert sample(rows, [seen] * 3).tolist() == rows.argmax(axis=1).tolist()
 
 
 def test_a_seed_gives_the_same_draws_and_another_seed_others() -> None:
@@ -95,7 +191,7 @@ def test_a_seed_gives_the_same_draws_and_another_seed_others() -> None:
 
     def drawn(seed: int) -> list[int]:
         generator = np.random.default_rng(seed)
-        return [int(sample(rows, [Sampling()], [np.array([0])], [generator])[0]) for _ in range(20)]
+        return [int(sample(rows, [Drawn(Sampling(), generator=generator)])[0]) for _ in range(20)]
 
     assert drawn(1) == drawn(1) != drawn(2)
 
@@ -113,6 +209,7 @@ def test_the_ends_of_the_uniform_number_draw_something_possible() -> None:
     assert draw(ids, probabilities, 0.0) == draw(ids, probabilities, 1 - 2**-53) == 4
 
 
+@settings(deadline=None)
 @given(
     weights=hnp.arrays(np.float32, st.integers(1, 2000), elements=st.sampled_from([0.0, 0.25, 1.0, 3.0])),
     uniform=st.floats(0, 1, exclude_max=True),
@@ -127,7 +224,7 @@ def test_a_draw_is_where_the_running_sum_passes_the_number(weights: np.ndarray, 
 def test_greedy_takes_the_first_of_equal_ones() -> None:
     rows = np.array([[1, 3, 3], [5, 1, 2]], np.float32)
     greedy = Sampling(temperature=0)
-    assert sample(rows, [greedy] * 2, [np.array([0])] * 2, [np.random.default_rng()] * 2).tolist() == [1, 0]
+    assert sample(rows, [Drawn(greedy)] * 2).tolist() == [1, 0]
 
 
 def test_the_penalty_divides_positive_and_multiplies_negative_logits_once() -> None:
@@ -136,10 +233,68 @@ def test_the_penalty_divides_positive_and_multiplies_negative_logits_once() -> N
     assert row.tolist() == [2, -2, 1, 0]
 
 
+@settings(deadline=None)
+@given(
+    row=hnp.arrays(np.float32, 20, elements=st.floats(-9, 9, width=32)),
+    answer=st.lists(st.integers(0, 19), max_size=40),
+    frequency=st.floats(-2, 2),
+    presence=st.floats(-2, 2),
+)
+def test_frequency_counts_and_presence_does_not(
+    row: np.ndarray, answer: list[int], frequency: float, presence: float
+) -> None:
+    got = discourage(row, np.array(answer, np.int64), frequency, presence)
+    # OpenAI: mu[j] - c[j] * alpha_frequency - float(c[j] > 0) * alpha_presence
+    for token in range(20):
+        count = answer.count(token)
+        assert got[token] == pytest.approx(row[token] - count * frequency - (count > 0) * presence, abs=1e-3)
+
+
+def test_frequency_and_presence_leave_the_prompt_alone() -> None:
+    setting = Sampling(temperature=0, frequency_penalty=1, presence_penalty=1)
+    rows = np.array([[1, 3, 2]], np.float32)
+    assert sample(rows, [Drawn(setting, np.array([1, 1, 1, 0]), 3)])[0] == 1
+    assert sample(rows, [Drawn(setting, np.array([1, 1, 1, 1]), 3)])[0] == 2
+
+
+def test_a_bias_is_added_and_the_row_stays() -> None:
+    row = np.array([1, 2, 3], np.float32)
+    assert biased(row, {0: 5, 2: -1.5}).tolist() == [6, 2, 1.5]
+    assert row.tolist() == [1, 2, 3]
+
+
+def test_where_all_is_banned_the_bans_fall() -> None:
+    row = np.array([1, 2, 3], np.float32)
+    assert restricted(row, None, [0, 1, 2]).tolist() == [1, 2, 3]
+    assert restricted(row, np.array([True, False, False]), [0]).tolist() == [1, -np.inf, -np.inf]
+    assert restricted(row, np.array([True, True, False]), [0]).tolist() == [-np.inf, 2, -np.inf]
+
+
+@settings(deadline=None)
+@given(
+    row=hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(-60, 60, width=32)),
+    count=st.integers(0, 20),
+    token=st.integers(0, 59),
+)
+def test_chances_are_the_logarithms_of_the_softmax(row: np.ndarray, count: int, token: int) -> None:
+    token %= len(row)
+    exact = row.astype(np.float64)
+    wanted = exact - exact.max() - np.log(np.exp(exact - exact.max()).sum())
+    got = chances(row, token, count)
+    assert got.chosen == pytest.approx(wanted[token], abs=1e-4)
+    order = sorted(range(len(row)), key=lambda i: (-row[i], i))[:count]
+    assert [index for index, _ in got.likeliest] == order
+    np.testing.assert_allclose([chance for _, chance in got.likeliest], wanted[order], atol=1e-4)
+
+
+def test_what_is_impossible_has_a_chance_that_json_can_write() -> None:
+    assert chances(np.array([0, -np.inf], np.float32), 1, 2).likeliest == ((0, 0.0), (1, -9999.0))
+
+
 def test_nan_is_an_error_and_no_token() -> None:
     rows = np.array([[1, np.nan, 2]], np.float32)
     with pytest.raises(ArtifactError, match="NaN"):
-        sample(rows, [Sampling(temperature=0)], [np.array([0])], [np.random.default_rng()])
+        sample(rows, [Drawn(Sampling(temperature=0))])
 
 
 @pytest.mark.parametrize(
@@ -147,11 +302,24 @@ def test_nan_is_an_error_and_no_token() -> None:
     [
         ("max_tokens", 0), ("max_tokens", 1.5), ("temperature", -1), ("temperature", float("nan")), ("top_k", -1),
         ("top_p", 0), ("top_p", 1.1), ("min_p", -0.1), ("repetition_penalty", 0), ("seed", -1), ("temperature", True),
+        ("frequency_penalty", 2.1), ("presence_penalty", -3), ("presence_penalty", float("inf")), ("logprobs", -1),
+        ("logprobs", 21), ("logprobs", True),
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(PromptError, match=field):
         Sampling(**{field: value})
+
+
+@pytest.mark.parametrize("bias", [{-1: 1}, {"3": 1}, {3: 101}, {3: float("nan")}, {3: "1"}])
+def test_a_bias_out_of_range_is_refused(bias: dict) -> None:
+    with pytest.raises(PromptError, match="logit_bias"):
+        Sampling(logit_bias=bias)
+
+
+def test_settings_with_a_bias_can_be_compared_and_hashed() -> None:
+    assert Sampling(logit_bias={1: 2}) == Sampling(logit_bias={1: 2.0}) != Sampling()
+    assert len({Sampling(logit_bias={1: 2}), Sampling(logit_bias={1: 2})}) == 1
 
 
 @settings(max_examples=40, deadline=None)

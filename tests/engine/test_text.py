@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aiasst.artifacts.shipped import story_checkpoint
 from aiasst.engine.engine import Engine
@@ -78,6 +80,43 @@ def test_a_stop_string_ends_the_answer_wherever_tokens_end(stop: tuple[str, ...]
     assert (text, finished) == (script[: min(script.find(s) for s in stop if s in script)], "stop")
     assert not text_engine.busy
     assert text_engine.free_slots == 2
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    script=st.text("aé🦊 \n\u0301中", min_size=3, max_size=24).filter(
+        lambda text: STORY.decode(STORY.encode(text)) == text
+    ),
+    begin=st.integers(0, 20),
+    length=st.integers(1, 4),
+)
+def test_a_stop_string_of_any_characters_is_never_shown(script: str, begin: int, length: int) -> None:
+    stop = script[begin % len(script) :][:length]
+    events = list(engine(script).generate(request(stop=(stop,))))
+    text, finished, _ = joined(events)
+    assert (text, finished) == (script[: script.find(stop)], "stop")
+    shown = ""
+    for event in events:
+        shown += event.text
+        assert script.startswith(shown)  # never half a character
+
+
+def test_log_probabilities_come_with_the_text_of_their_tokens() -> None:
+    script = " a fox 🦊 in the café."
+    wanted = dataclasses.replace(GREEDY, logprobs=2)
+    events = list(engine(script).generate(request(sampling=wanted, stop=("é.",))))
+    reports = [report for event in events for report in event.tokens]
+    ids = STORY.encode(script)
+    assert [report.chosen.id for report in reports] == ids
+    assert events[-1].finished == "stop"
+    for report in reports:
+        assert report.likeliest[0] == report.chosen
+        assert report.chosen.logprob == pytest.approx(1 - np.log(4095 + np.e), abs=1e-5)
+        assert [token.logprob for token in report.likeliest[1:]] == pytest.approx([-np.log(4095 + np.e)], abs=1e-5)
+    assert [report.chosen.text for report in reports][:2] == [STORY.decode([i]) for i in ids[:2]]
+    assert "\ufffd" in {report.chosen.text for report in reports}  # parts of the fox
+    (plain,) = {event.tokens for event in engine(script).generate(request())}
+    assert plain == ()
 
 
 def test_text_held_back_is_shown_when_the_answer_ends() -> None:

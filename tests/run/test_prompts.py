@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiasst.engine.constrain import Constraint
 from aiasst.engine.requests import Sampling
 from aiasst.errors import ArtifactError
 from aiasst.run.prompts import BadRow, Row, RowReader, open_prompts, row_seed
@@ -33,6 +35,37 @@ def test_a_row_overrides_the_defaults() -> None:
     assert row.request.prompt == "Once"
     assert row.request.sampling == Sampling(max_tokens=3, temperature=0, seed=9)
     assert row.request.stop == (".",)
+
+
+def test_a_row_may_ask_for_everything_that_an_engine_can() -> None:
+    row = read({
+        "prompt": "Once", "frequency_penalty": 0.5, "presence_penalty": -1, "logit_bias": {"12": -100, "7": 1.5}, "logprobs": 3
+    })  # fmt: skip
+    assert isinstance(row, Row)
+    assert row.request.sampling == dataclasses.replace(
+        DEFAULTS,
+        seed=row_seed(3, 1),
+        frequency_penalty=0.5,
+        presence_penalty=-1,
+        logit_bias={12: -100, 7: 1.5},
+        logprobs=3,
+    )
+    assert row.request.constraint is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "constraint"),
+    [
+        ({"json_schema": {"type": "object", "b": 1, "a": 2}}, ("json_schema", '{"type": "object", "b": 1, "a": 2}')),
+        ({"json_schema": True}, ("json_schema", "true")),
+        ({"regex": "a|b"}, ("regex", "a|b")),
+        ({"grammar": 'start: "a"'}, ("grammar", 'start: "a"')),
+    ],
+)
+def test_a_row_may_say_what_its_answer_must_be(fields: dict, constraint: tuple[str, str]) -> None:
+    row = read({"prompt": "Once", **fields})
+    assert isinstance(row, Row)
+    assert row.request.constraint == Constraint(*constraint)  # type: ignore[arg-type]
 
 
 def test_a_row_that_says_nothing_has_the_defaults_and_the_line_as_id() -> None:
@@ -62,6 +95,13 @@ def test_messages() -> None:
         (b'{"prompt": "a", "max_tokens": 2.5}', "'max_tokens'"),
         (b'{"prompt": "a", "seed": true}', "'seed'"),
         (b'{"prompt": "a", "stop": [1]}', "stop"),
+        (b'{"prompt": "a", "regex": "a", "json_schema": {}}', "not 'json_schema' and 'regex'"),
+        (b'{"prompt": "a", "json_schema": "{}"}', "json_schema"),
+        (b'{"prompt": "a", "logit_bias": {"x": 1}}', "logit_bias"),
+        (b'{"prompt": "a", "logit_bias": {"3": "1"}}', "logit_bias"),
+        (b'{"prompt": "a", "logit_bias": {"3": 101}}', "logit_bias of token 3 is 101"),
+        (b'{"prompt": "a", "logprobs": 21}', "logprobs is 21"),
+        (b'{"prompt": "a", "frequency_penalty": 3}', "frequency_penalty is 3"),
         (b'{"prompt": 3}', "'prompt'"),
         (b'{"id": "x"}', "either 'prompt' or 'messages'"),
         (b'{"prompt": "a", "messages": []}', "either 'prompt' or 'messages'"),
