@@ -63,7 +63,7 @@ def bench(
     Args:
         folder: the model.
         config: provider, threads, affinity and memory ceiling are obeyed; `slots` is not, since it is what is tried out.
-        seconds: all together; a slow model takes longer, because two rounds are made at least.
+        seconds: all together; a slow model takes longer, because three rounds are made at least.
         prompt_tokens: of the prompt that is read; fewer where the context is shorter.
         sequences: numbers of answers at once; 1 is always among them.
         against: a peer to measure in the same rounds.

@@ -141,7 +141,9 @@ def _summary(report: Report) -> str:
     ]
     speed = [
         f"prompt of {report.prompt_tokens}: {report.prefill.best:.0f} tok/s, first token after {report.ttft_ms:.0f} ms",
-        f"one answer reads {report.bandwidth_share:.0%} of the memory bandwidth",
+        f"one answer reads {report.bandwidth_share:.0%} of the memory bandwidth"
+        if report.bandwidth_share <= 1
+        else "the weights come from caches",
         f"the engine takes {report.decode[0].overhead_share:.1%} of its steps",
     ]
     if report.against is not None:

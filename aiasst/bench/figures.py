@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,8 +57,11 @@ def bandwidth_share(token_bytes: int, tokens_per_second: float, bytes_per_second
 
 
 def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Median of the ratios of each round: what slows a whole round down hits both."""
-    return statistics.median(own / other for own, other in zip(ours, theirs, strict=True))
+    """Median of the ratios of each round: what slows a whole round down hits both.
+
+    Between the two in the middle of an even number lies their geometric mean, so that A over B is one over B over A.
+    """
+    return math.exp(statistics.median(math.log(own / other) for own, other in zip(ours, theirs, strict=True)))
 
 
 def bytes_per_token(weights: Mapping[str, Weight]) -> int:

@@ -101,7 +101,7 @@ def measure(
         peer: None where there is nobody to compare with.
         prompt: tokens to read, fewer where the context is shorter.
         counts: numbers of answers at once; those that do not fit are left out.
-        seconds: for all of it; two rounds are made whatever they take.
+        seconds: for all of it; three rounds are made whatever they take.
         progress: told of every measurement.
 
     Raises:

@@ -14,7 +14,8 @@ from aiasst.progress import Progress, ProgressFn, silent
 
 Sample = TypeVar("Sample")
 
-LEAST_ROUNDS = 2
+LEAST_ROUNDS = 3
+"""With fewer a median is no better than a mean."""
 _PAUSE_SECONDS = 0.02
 """Between two measurements: threads of the one before spin a while, waiting for more work."""
 

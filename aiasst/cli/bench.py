@@ -23,6 +23,8 @@ EXAMPLES = (
 
 _BAR = 40
 """Characters of the longest bar."""
+_NOISY = 0.2
+"""From here on the figures are said to be uncertain."""
 _PEER = "Against another runtime"
 
 
@@ -221,19 +223,13 @@ def _bar(name: str, speed: float, longest: float, colour: str) -> str:
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
-    share = (
-        f"{report.bandwidth_share:.0%} of what this memory can deliver ({report.bandwidth_bytes_per_second / 1e9:.1f} GB/s): "
-        f"{output.human_bytes(report.token_bytes)} of weights a token"
-    )
-    if report.fits_cache:
-        share += f", which fit into the cache of {output.human_bytes(report.cache_bytes)}: memory is not their limit"
     facts = [
         ("first token", f"after {report.ttft_ms:.1f} ms, for a prompt of {report.prompt_tokens} tokens"),
         (
             "next tokens",
             f"every {report.inter_token_ms_p50:.2f} ms; 99 of 100 within {report.inter_token_ms_p99:.2f} ms",
         ),
-        ("bandwidth", share),
+        ("bandwidth", _bandwidth(report)),
         ("load", f"{report.load_seconds:.2f} s the first time, {report.load_seconds_warm:.2f} s again"),
         ("memory", f"{output.human_bytes(report.peak_rss_bytes)} at most, files included"),
     ]
@@ -241,6 +237,19 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         sizes = f"{output.human_bytes(peer.model_bytes)}; this folder {output.human_bytes(report.model_bytes)}"
         facts.append(("peer", f"{peer.peer} {peer.version}, {peer.model}, {sizes}"))
     return facts
+
+
+def _bandwidth(report: Report) -> str:
+    read = f"{output.human_bytes(report.token_bytes)} of weights a token"
+    memory = f"this memory can deliver ({report.bandwidth_bytes_per_second / 1e9:.1f} GB/s)"
+    words = f"{report.bandwidth_share:.0%} of what {memory}: {read}"
+    if report.bandwidth_share > 1:
+        words = f"more than {memory}: {read}, from caches"
+    if report.fits_cache:
+        words += (
+            f"; they fit into the cache of {output.human_bytes(report.cache_bytes)}, so that memory is not their limit"
+        )
+    return words
 
 
 def _remark(report: Report, config: Path | None, plot: Path | None) -> None:
@@ -255,5 +264,9 @@ def _remark(report: Report, config: Path | None, plot: Path | None) -> None:
     if report.left_out:
         counts = ", ".join(map(str, report.left_out))
         output.note(f"Left out: {counts} answers at once, which the memory ceiling or the context has no room for.")
+    if report.noise > _NOISY:
+        output.note(
+            f"The rounds differ by up to {report.noise:.0%}: others are at work here. More --seconds, or another hour."
+        )
     if plot is not None:
         output.note(f"Drawn: {output.plain(plot)}")

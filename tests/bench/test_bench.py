@@ -28,7 +28,7 @@ def test_the_report_holds_together(tiny: ModelFolder, alone: DeviceConfig) -> No
     assert report.prompt_tokens == CONTEXT - 2
     assert [one.sequences for one in report.decode] == [1, 2, 3]
     assert (report.left_out, report.threads, report.provider) == ((), 1, "cpu")
-    assert report.rounds >= 2
+    assert report.rounds >= 3
     assert len(report.inter_token_ms) == report.rounds * report.decode_steps
     assert 0 < report.inter_token_ms_p50 <= report.inter_token_ms_p99 <= max(report.inter_token_ms)
     assert all(0 < one.speed.median <= one.speed.best and 0 < one.overhead_share < 1 for one in report.decode)

@@ -86,6 +86,13 @@ def test_steps_keep_their_bounds(seconds: float, step: float, fixed: float, most
         assert steps * step <= (seconds - fixed) * (1 + 1e-9)
 
 
+@given(st.lists(st.tuples(POSITIVE, POSITIVE), min_size=1, max_size=20))
+@settings(deadline=None)
+def test_a_ratio_turned_round_is_one_over_it(pairs: list[tuple[float, float]]) -> None:
+    ours, theirs = zip(*pairs, strict=True)
+    assert paired_ratio(ours, theirs) * paired_ratio(theirs, ours) == pytest.approx(1)
+
+
 def weight(role: Any, size: int, shared_with: str | None = None) -> Weight:
     return Weight(role=role, layer=None, shape=(1,), format="fp32", bytes=size, shared_with=shared_with)
 

@@ -37,9 +37,9 @@ def run(costs: list[float], seconds: float) -> tuple[list[str], list[Series[floa
 
 
 def test_everything_in_turn() -> None:
-    order, _, _, events = run([1, 1], seconds=7)
-    assert order == ["a0", "b0", "a1", "b1", "a2", "b2"]
-    assert (events[-1].done, events[-1].total, events[-1].note) == (1, 1, "3 rounds")
+    order, _, _, events = run([1, 1], seconds=9)
+    assert order == ["a0", "b0", "a1", "b1", "a2", "b2", "a3", "b3"]
+    assert (events[-1].done, events[-1].total, events[-1].note) == (1, 1, "4 rounds")
 
 
 @given(st.lists(st.floats(0.01, 10), min_size=1, max_size=6), st.floats(-5, 100))
