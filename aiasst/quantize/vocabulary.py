@@ -74,7 +74,8 @@ def _pieces(graph: ir.Graph, found: Found, bounds: Sequence[int]) -> list[_Piece
         name = f"{stem_of(found.matrix.name)}.{begin}-{end}.weight"
         assert found.value.const_value is not None
         tensor = _rows_of(found.value.const_value, begin, end, found.matrix.rows_first, name)
-        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        shape = ir.Shape(tuple(int(d) for d in tensor.shape.numpy()))
+        value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
         graph.register_initializer(value)
         pieces.append(_Piece(value, begin, end))
     return pieces
