@@ -61,7 +61,8 @@ def swept_levels(
 
     Inside, channels are rows, so that one channel of all N rows lies in one piece of memory.
     """
-    levels = rounding.levels.T.contiguous()
+    # A copy in any case: the transpose of a single row is contiguous as it is.
+    levels = rounding.levels.T.clone(memory_format=torch.contiguous_format)
     scales, low, high = (rounding.spread(t).T.contiguous() for t in (rounding.scales, rounding.low, rounding.high))
     curvature = hessian.diagonal()
     gradient = hessian @ (target - rounding.weights()).T

@@ -32,7 +32,9 @@ def _error(target: torch.Tensor, rounding: Rounding, hessian: torch.Tensor) -> f
 @settings(max_examples=25, deadline=None)
 def test_descent_never_makes_the_error_larger_and_stays_on_the_grid(seed: int, n: int, k: int, block: int) -> None:
     target, start, hessian = _problem(seed, n, k, block)
+    before = start.levels.clone()
     result = descend(target, start, hessian, rounds=2, sweeps=2)
+    assert torch.equal(start.levels, before)
     assert _error(target, result, hessian) <= _error(target, start, hessian) * (1 + 1e-4) + 1e-5
     assert torch.equal(result.levels, result.levels.round())
     assert result.levels.min() >= -8
