@@ -33,6 +33,9 @@ ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("planned 4.84", ("--target-bpw", "4.8375")),
     ("planned 4.5", ("--target-bpw", "4.5")),
     ("planned 4.25", ("--target-bpw", "4.25")),
+    # Every weight in 4 bits, and a plan of as many bytes.
+    ("int4 b128 everywhere", ("--recipe", str(Path(__file__).with_name("uniform.yaml")))),
+    ("planned 4.266", ("--target-bpw", "4.2664")),
     ("planned 3.0", ("--target-bpw", "3.0")),
 )
 
