@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING
 from aiasst.artifacts.model_folder import ModelFolder, disk_errors
 from aiasst.artifacts.recipe import Recipe, load_recipe
 from aiasst.errors import ArtifactError
-from aiasst.progress import ProgressFn, silent
+from aiasst.evaluate.measure import DECODER_TASK
+from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import algorithms
 from aiasst.quantize.calibrate import estimate
+from aiasst.quantize.calibrate.estimate import Folder
 from aiasst.quantize.calibrate.layers import LayeredModel, cut_layers
 from aiasst.quantize.calibrate.samples import Samples, load_samples
+from aiasst.quantize.calibrate.shapes import shape_of
 from aiasst.quantize.calibrate.task import Task, prepare_task
+from aiasst.quantize.heap import give_back
 from aiasst.quantize.inventory import Inventory, take_inventory
 from aiasst.quantize.matrix import Matrix
+from aiasst.quantize.phases import Estimate, Phase
 from aiasst.quantize.plan import Plan, make_plan
 from aiasst.quantize.source import QuantizeSource, open_source
 from aiasst.quantize.tables import other_rows, unnamed_bytes
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from aiasst.quantize.planning.mix import PlannedMix
 
 _DEFAULT_RECIPE = "int4"
+_TOKENIZER = "tokenizer.json"
 # What serves where a model cannot be calibrated.
 _FALLBACK = "mse"
 
@@ -77,9 +83,13 @@ def prepare(
     preparation = _Preparation(*_opened(source, cuts), output, wishes, progress)
     if not plans:
         return preparation.prepared(recipe)
-    sight, mix = preparation.planned(recipe)
+    sight, planning = preparation.planning(recipe)
+    mix = preparation.mix(sight, recipe)
+    give_back()
     # Only the cuts that the plan makes use of.
-    preparation = _Preparation(*_opened(source, _cuts_of(mix.recipe)), output, wishes, progress, sight.samples)
+    preparation = _Preparation(
+        *_opened(source, _cuts_of(mix.recipe)), output, wishes, progress, sight.samples, (planning,)
+    )
     return preparation.prepared(mix.recipe, mix)
 
 
@@ -117,6 +127,8 @@ class _Preparation:
     progress: ProgressFn
     read: Samples | None = None
     """The calibration text, where it has been read before."""
+    before: tuple[Phase, ...] = ()
+    """What was done already."""
 
     def prepared(self, recipe: Recipe, mix: PlannedMix | None = None) -> Prepared:
         """Decide on algorithm, text, formats and memory, in this order; `mix` is what `recipe` comes from."""
@@ -132,26 +144,81 @@ class _Preparation:
         plan = _plan(self.source, self.inventory, recipe.model_copy(update={"algorithm": algorithm}))
         task = None
         if sight is not None:
+            after = self._after(plan, sight.layered, plainly=False)
             task = prepare_task(
-                self.source, sight.layered, self.inventory, plan, algorithm, sight.samples, wishes.max_ram
+                self.source, sight.layered, self.inventory, plan, algorithm, sight.samples, wishes.max_ram, after
             )
-            notes.append(task.estimate.summary)
-        else:
-            matrices = [found.matrix for found in self.inventory.found]
-            estimate.refuse_plain(matrices, plan.bytes_after, wishes.max_ram)
+            notes.append(replace(task.estimate, phases=self.before + task.estimate.phases).summary)
+        elif wishes.max_ram is not None:
+            Estimate(self._after(plan, None, plainly=True)).refuse(wishes.max_ram)
         plan = replace(plan, notes=tuple(notes), mix=mix)
         return Prepared(self.source, self.inventory, plan, samples, task, self._destination(plan), wishes.budget)
 
-    def planned(self, recipe: Recipe) -> tuple[_Sight, PlannedMix]:
-        """The formats that the budget asks for; `recipe` tells the algorithm alone."""
+    def planning(self, recipe: Recipe) -> tuple[_Sight, Phase]:
+        """What planning looks at, and what it takes; `recipe` tells the algorithm alone.
+
+        Raises:
+            ArtifactError: there is nothing to look at.
+            BudgetRefused: planning, or what comes after it with formats as the budget allows them, takes more than `max_ram`.
+        """
+        from aiasst.quantize.planning.estimate import planning_of
+
         sight, obstacle = self._sight()
         if sight is None:
             raise ArtifactError(f"a budget cannot be planned: {obstacle}", "quantize by a recipe instead: --recipe")
-        return sight, self._mix(sight, self.wishes.algorithm or recipe.algorithm)
+        wishes = self.wishes
+        assert wishes.budget is not None
+        algorithm = wishes.algorithm or recipe.algorithm
+        phase = planning_of(
+            self.source, sight.layered, self.inventory, sight.samples, algorithm, wishes.budget, wishes.max_ram
+        )
+        whole = Estimate((phase, *self._phases_of_usual_formats(sight, recipe, algorithm)))
+        whole.refuse(wishes.max_ram)
+        self.progress(Progress("estimate", 1, 1, whole.summary))
+        return sight, phase
+
+    def _phases_of_usual_formats(self, sight: _Sight, recipe: Recipe, algorithm: str) -> tuple[Phase, ...]:
+        """What comes after planning, while nobody knows the formats: those of `recipe`, and a folder as large as is allowed."""
+        assert self.wishes.budget is not None
+        plan = _plan(self.source, self.inventory, recipe.model_copy(update={"algorithm": algorithm}))
+        after = self._after(plan, sight.layered, plainly=False, folder_bytes=_allowed_bytes(self.wishes.budget, plan))
+        if algorithms.load(algorithm).NEEDS == "nothing":
+            return after
+        task = prepare_task(
+            self.source, sight.layered, self.inventory, plan, algorithm, sight.samples, self.wishes.max_ram, after
+        )
+        return task.estimate.phases
+
+    def _after(
+        self, plan: Plan, layered: LayeredModel | None, *, plainly: bool, folder_bytes: int | None = None
+    ) -> tuple[Phase, ...]:
+        """Writing a folder, and the proof where there is one.
+
+        Args:
+            plan: the formats.
+            layered: the model in layers, where it has been cut.
+            plainly: weights are rounded as they are written, without torch.
+            folder_bytes: size of the folder where it is another than the plan's.
+        """
+        matrices = [found.matrix for found in self.inventory.found]
+        largest = max((weight.bytes_after for weight in plan.weights), default=0)
+        folder = Folder(plan.bytes_after if folder_bytes is None else folder_bytes, largest)
+        writing = estimate.writing(matrices, folder, plainly=plainly)
+        facts = self.source.shape
+        if facts is None or not (self.source.folder / _TOKENIZER).is_file():
+            return (writing,)
+        shape = shape_of(self.source, layered or cut_layers(self.source, self.inventory), self.inventory)
+        if self.source.task != DECODER_TASK:
+            original = Folder(plan.bytes_before, max((weight.bytes_before for weight in plan.weights), default=0))
+            return writing, estimate.proof_of_whole(shape, folder, original, torch=not plainly)
+        proof = estimate.proof_in_layers(
+            shape, folder, parameters=plan.parameters, context=facts.context_length, torch=not plainly
+        )
+        return writing, proof
 
     def _sight(self) -> tuple[_Sight | None, str]:
         """Text and layers to calibrate with, or why there are none."""
-        tokenizer = self.source.folder if (self.source.folder / "tokenizer.json").is_file() else None
+        tokenizer = self.source.folder if (self.source.folder / _TOKENIZER).is_file() else None
         if self.wishes.calibration is None and tokenizer is None:
             return None, "there is no tokenizer to read our own texts with, and no --calibration file of token ids"
         try:
@@ -164,7 +231,7 @@ class _Preparation:
         """A calibration file that nobody will look at is checked and recorded all the same."""
         if self.wishes.calibration is None:
             return None
-        tokenizer = self.source.folder if (self.source.folder / "tokenizer.json").is_file() else None
+        tokenizer = self.source.folder if (self.source.folder / _TOKENIZER).is_file() else None
         return self._samples(tokenizer)
 
     def _samples(self, tokenizer: Path | None) -> Samples:
@@ -180,7 +247,8 @@ class _Preparation:
             vocab_size=shape.vocab_size if shape else None,
         )
 
-    def _mix(self, sight: _Sight, algorithm: str) -> PlannedMix:
+    def mix(self, sight: _Sight, recipe: Recipe) -> PlannedMix:
+        """The formats that the budget asks for; `recipe` tells the algorithm alone."""
         from aiasst.quantize.planning import plan_under_budget
 
         assert self.wishes.budget is not None
@@ -192,7 +260,7 @@ class _Preparation:
                 self.inventory,
                 sight.samples,
                 self.wishes.budget,
-                algorithm=algorithm,
+                algorithm=self.wishes.algorithm or recipe.algorithm,
                 device=self.wishes.device,
                 work=work,
                 max_ram=self.wishes.max_ram,
@@ -203,6 +271,14 @@ class _Preparation:
         if self.output is not None:
             return Path(self.output)
         return self.source.beside / f"{self.source.name}-{plan.recipe.name}"
+
+
+def _allowed_bytes(budget: Budget, plan: Plan) -> int:
+    """The largest folder that keeps `budget`; that of `plan` where no size is limited."""
+    limits = [] if budget.max_bytes is None else [budget.max_bytes]
+    if budget.target_bpw is not None:
+        limits.append(int(budget.target_bpw * plan.parameters / 8) + plan.table_bytes)
+    return min(plan.bytes_before, *limits) if limits else plan.bytes_after
 
 
 @dataclass(frozen=True)

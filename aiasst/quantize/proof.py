@@ -1,27 +1,32 @@
 """The proof: a quantized folder is measured against its original before it appears, and refused where a budget is not kept.
 
-A decoder's original answers layer by layer, so that proving takes no more memory than calibrating does. Knows no format.
+A decoder's original answers layer by layer, and before the new model is opened: its answers wait on disk, so that proving takes no
+more memory than calibrating does. Knows no format.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiasst.artifacts.card import AccuracyCard, write_card
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.errors import BudgetRefused
-from aiasst.evaluate.decoders import prepare_windows
+from aiasst.evaluate.decoders import Windows, prepare_windows
 from aiasst.evaluate.fitness import why_unmeasurable
 from aiasst.evaluate.measure import DECODER_TASK, measure_card
-from aiasst.progress import ProgressFn, silent
+from aiasst.evaluate.perplexity import Floats, Ids, Scorer
+from aiasst.progress import Progress, ProgressFn, silent
+from aiasst.quantize.calibrate.activations import ActivationStore
+from aiasst.quantize.calibrate.estimate import answers_wait, proof_tokens
 from aiasst.quantize.calibrate.layers import LayeredModel, cut_layers
 from aiasst.quantize.calibrate.reference import LayeredReference
 from aiasst.quantize.preparation import Prepared
 
-# A large model takes a while to read a text, and says the same with fewer tokens: its predictions are less noisy.
-_LARGE_PARAMETERS, _TOKENS_OF_LARGE = 300_000_000, 4096
+STAGE = "answers"
+_LOGITS, _TARGETS = "logits", "targets"
 
 
 @dataclass(frozen=True)
@@ -72,18 +77,60 @@ class Proof:
     def _measured(self, folder: ModelFolder, progress: ProgressFn) -> AccuracyCard:
         source = ModelFolder.open(self.prepared.source.folder)
         name, original = self.prepared.destination.name, self.prepared.source.name
-        if self.original is None:
+        shape = folder.manifest.shape
+        if self.original is None or shape is None:
             return measure_card(folder, source, name=name, original=original, progress=progress)
-        large = self.prepared.plan.parameters > _LARGE_PARAMETERS
-        windows = prepare_windows(folder, tokens=_TOKENS_OF_LARGE if large else None)
+        windows = prepare_windows(folder, tokens=proof_tokens(self.prepared.plan.parameters))
         with tempfile.TemporaryDirectory(prefix=".aiasst-", dir=folder.path.parent) as work:
-            reference = LayeredReference.prepare(self.original, windows.ids, Path(work), progress=progress)
             return measure_card(
                 folder,
-                reference,
+                _answers(self.original, windows, shape.vocab_size, Path(work), progress),
                 text=windows,
                 name=name,
                 original=original,
                 bytes_before=source.weight_bytes,
                 progress=progress,
             )
+
+
+def _answers(original: LayeredModel, windows: Windows, vocabulary: int, work: Path, progress: ProgressFn) -> Scorer:
+    """What `original` of a `vocabulary` predicts on `windows`, with what is needed for it in the folder `work`."""
+    reference = LayeredReference.prepare(original, windows.ids, work / "layers", progress=progress)
+    if not answers_wait(windows.ids.size, vocabulary):
+        return reference
+    answers = StoredAnswers.of(reference, windows.ids, ActivationStore(work / "answers"), progress)
+    reference.remove()
+    return answers
+
+
+class StoredAnswers:
+    """Logits of a model that is not in memory any more; a `Scorer` for the windows that it has seen."""
+
+    def __init__(self, places: Mapping[bytes, range], store: ActivationStore) -> None:
+        """`places` tells of each window's bytes where its pieces lie in `store`."""
+        self._places = places
+        self._store = store
+
+    @classmethod
+    def of(cls, scorer: Scorer, windows: Ids, store: ActivationStore, progress: ProgressFn = silent) -> StoredAnswers:
+        """Ask `scorer` for all `windows` int64 [count, T], and keep what it says. Raises OSError: the disk is full."""
+        places: dict[bytes, range] = {}
+        pieces = 0
+        for number, window in enumerate(windows):
+            progress(Progress(STAGE, number, len(windows)))
+            first = pieces
+            for logits, targets in scorer.score(window):
+                store.write(pieces, {_LOGITS: logits, _TARGETS: targets})
+                pieces += 1
+            places[window.tobytes()] = range(first, pieces)
+        progress(Progress(STAGE, len(windows), len(windows)))
+        return cls(places, store)
+
+    def score(self, window: Ids) -> Iterator[tuple[Floats, Ids]]:
+        """See `evaluate.perplexity.Scorer`. Raises ValueError: `window` is none of those that were seen."""
+        pieces = self._places.get(window.tobytes())
+        if pieces is None:
+            raise ValueError("this window was not seen")
+        for piece in pieces:
+            kept = self._store.read(piece)
+            yield kept[_LOGITS], kept[_TARGETS]
