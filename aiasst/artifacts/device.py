@@ -149,6 +149,11 @@ class CoresDecision(Document):
     reason: str
 
 
+USUAL_INTER_TOKEN_LATENCY = CountDecision(
+    value=250, reason="a little faster than people read; prompts are read in pieces that delay other answers by no more"
+)
+
+
 class Decisions(Document):
     """What run and chat obey, each value with its reason."""
 
@@ -159,6 +164,8 @@ class Decisions(Document):
     """Sequences decoded at once."""
     memory_ceiling_bytes: CountDecision
     """Weights and cache together may take this much."""
+    inter_token_latency_ms: CountDecision = USUAL_INTER_TOKEN_LATENCY
+    """While answers are under way, prompts are read in pieces that delay their next token by no more than this."""
 
 
 class DeviceConfig(Document):

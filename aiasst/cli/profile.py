@@ -166,4 +166,9 @@ def _decisions(decisions: Decisions) -> list[tuple[str, str, str]]:
             output.human_bytes(decisions.memory_ceiling_bytes.value),
             decisions.memory_ceiling_bytes.reason,
         ),
+        (
+            "inter-token latency",
+            f"{decisions.inter_token_latency_ms.value} ms",
+            decisions.inter_token_latency_ms.reason,
+        ),
     ]

@@ -107,6 +107,7 @@ class TextEngine:
             DecoderSession.open(folder, settings_from(decisions)),
             slots=decisions.slots.value,
             memory_ceiling_bytes=decisions.memory_ceiling_bytes.value,
+            inter_token_latency=decisions.inter_token_latency_ms.value / 1000,
         )
         self._assemble(tokenizer, engine, folder.manifest.tokens.eos)
 

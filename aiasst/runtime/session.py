@@ -5,6 +5,7 @@ Knows names of inputs and outputs from `signature` alone; knows no request, no s
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ _DTYPES: dict[str, type[np.generic]] = {
 }
 # Builds of ONNX Runtime for Windows report events to their vendor unless told not to; on other systems this does nothing.
 ort.disable_telemetry_events()
+
+_shared: weakref.WeakValueDictionary[tuple[str, str, SessionSettings], GraphSession] = weakref.WeakValueDictionary()
+_opening = threading.Lock()
 
 _MAX_BINDINGS = 64
 """Prepared bindings that are kept: one a row for prefill and one a number of active rows, for up to 32 rows."""
@@ -177,6 +181,9 @@ class DecoderSession:
     def open(cls, folder: ModelFolder, settings: SessionSettings | None = None) -> DecoderSession:
         """Open the decoder of a model folder.
 
+        While one is open, another of the same folder and settings shares its weights: a cache and bindings of its own, run
+        from a thread of its own, and nothing in memory twice.
+
         Raises:
             ArtifactError: the folder is no causal decoder, or its graph is damaged.
             ResourceError: the execution provider does not load, or memory is short.
@@ -184,9 +191,8 @@ class DecoderSession:
         shape = folder.manifest.shape
         if shape is None:
             raise ArtifactError(f"{folder.path} holds a foreign graph, no text generator", _HINT)
-        graph = GraphSession.open(folder.graph, settings)
         return cls(
-            graph,
+            _open_shared(folder, settings or SessionSettings()),
             context_length=shape.context_length,
             vocab_size=shape.vocab_size,
             weight_bytes=folder.weight_bytes,
@@ -255,6 +261,16 @@ class DecoderSession:
         binding = _Binding(io, tuple(weakref.ref(array) for array in cache_rows))
         self._bindings[key] = binding
         return binding
+
+
+def _open_shared(folder: ModelFolder, settings: SessionSettings) -> GraphSession:
+    """The graph that is open already (runs of one session do not disturb each other), or a new one."""
+    key = (str(folder.graph.resolve()), folder.identity, settings)
+    with _opening:
+        graph = _shared.get(key)
+        if graph is None:
+            graph = _shared[key] = GraphSession.open(folder.graph, settings)
+        return graph
 
 
 _HINT = "convert a checkpoint that generates text: aiasst convert MODEL --task text-generation"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from aiasst.artifacts.device import (
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.engine.engine import Engine
 from aiasst.engine.requests import Request, Sampling
+from aiasst.engine.scheduler import INTER_TOKEN_LATENCY, Scheduler
 from aiasst.engine.text import TextEngine, TextRequest
 from aiasst.errors import ArtifactError, ResourceError
 from aiasst.runtime.session import DecoderSession, SessionSettings
@@ -104,6 +109,49 @@ def test_a_folder_answers_messages_under_a_device_config(tmp_path: Path) -> None
     assert events[-1].finished == "stop" or usage.completion_tokens == 7
     with pytest.raises(ResourceError, match="memory ceiling is"):
         TextEngine(folder, device_config(slots=4, ceiling=1000))
+
+
+def test_a_prompt_delays_answers_as_long_as_the_device_config_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    made = Scheduler.__init__
+
+    def watched(self: Scheduler, slots: int, chunk: int, **settings: Any) -> None:
+        seen.append(settings["inter_token_latency"])
+        made(self, slots, chunk, **settings)
+
+    monkeypatch.setattr(Scheduler, "__init__", watched)
+    folder, config = converted("llama_tied", tmp_path, chat_template=True), device_config(slots=4, ceiling=2**26)
+    TextEngine(folder, config)
+    wanted = CountDecision(value=40, reason="test")
+    decisions = config.decisions.model_copy(update={"inter_token_latency_ms": wanted})
+    TextEngine(folder, config.model_copy(update={"decisions": decisions}))
+    assert seen == [INTER_TOKEN_LATENCY, 0.04]
+
+
+def test_engines_of_one_folder_share_its_weights_and_nothing_else(tmp_path: Path) -> None:
+    """Two of them answer side by side, each as it does alone; the weights go when the last one does."""
+    folder = converted("llama_tied", tmp_path)
+    settings = SessionSettings(threads=1)
+    first, second = (DecoderSession.open(ModelFolder.open(folder.path), settings) for _ in range(2))
+    assert first.graph is second.graph
+    assert DecoderSession.open(folder, SessionSettings(threads=2)).graph is not first.graph
+    alone = answers(first, range(5), slots=3, chunk=16)
+    found: dict[int, dict[int, list[int]]] = {}
+
+    def work(number: int, session: DecoderSession) -> None:
+        found[number] = answers(session, range(5), slots=3, chunk=16)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in enumerate((first, second))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {0: alone, 1: alone}
+    graph = weakref.ref(first.graph)
+    del first, second
+    threads.clear()
+    gc.collect()
+    assert graph() is None
 
 
 def test_an_encoder_is_refused(tmp_path: Path) -> None:
