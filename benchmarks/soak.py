@@ -28,11 +28,11 @@ from aiasst.engine.text import TextEngine, TextEvent, TextRequest
 from aiasst.profile import quick_config
 from measure import machine, print_table
 
-WORDS = (
-    "once upon a time there was little girl boy dog cat who liked to play in the garden with her ball and his friend they saw big "
-    "red bird tree one day mom said we can go home but it very happy sad because found lost under water sun".split()
-)
-STOPS = (("."), ("and the", "\n"), ("!", "?"), ("happy",))
+VOCABULARY = """
+once upon a time there was little girl boy dog cat who liked to play in the garden with her ball and his friend they saw big red
+bird tree one day mom said we can go home but it very happy sad because found lost under water sun
+"""
+STOPS = ((".",), ("and the", "\n"), ("!", "?"), ("happy",))
 WARM = 0.1
 """Share of the requests after which memory counts."""
 IN_LINE = 8
@@ -67,10 +67,10 @@ class Memory:
 
 def jobs(count: int, rate: float | None, seed: int) -> Iterator[Job]:
     """Random requests; the same seed gives the same ones."""
-    random = np.random.default_rng(seed)
+    random, known = np.random.default_rng(seed), VOCABULARY.split()
     arrives = 0.0
     for number in range(count):
-        words = " ".join(random.choice(WORDS, int(random.integers(1, 150))))
+        words = " ".join(random.choice(known, int(random.integers(1, 150))))
         greedy = random.random() < 0.4
         sampling = Sampling(
             max_tokens=int(random.integers(1, 65)),

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import torch
+from llama_1b import engine_decode, prefill
 from transformers import AutoModelForCausalLM
 
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.runtime.session import DecoderSession, SessionSettings
-from llama_1b import engine_decode, prefill
 from measure import interleaved, machine, print_table, summary
 
 PROMPT = 128
