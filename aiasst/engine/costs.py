@@ -2,6 +2,7 @@
 
     reading    seconds a token of a prompt, an average in which a token counts half as much after 512 more
     decoding   seconds a step by the number of rows: the faster of the first two, then an exponential average for each number
+    answers    the share of the tokens they might have had that they had, an exponential average
 
 Machines stall for seconds now and then, so that one sample moves an average as if it were three times as large as it at
 most; a machine that has become slower is still found out within a few steps.
@@ -22,6 +23,8 @@ HALF_LIFE = 512
 """Tokens of prompts after which a measurement counts half."""
 NEWEST = 0.2
 """What the newest decode step counts for."""
+NEWEST_ANSWER = 0.05
+"""What the newest answer's length counts for."""
 OUTLIER = 3.0
 """A sample counts as this many times the average at most."""
 ENOUGH = 2
@@ -52,6 +55,7 @@ class Costs:
         self._read = 0
         self._steps: dict[int, _Average] = {}
         self._decoded = 0
+        self._share = 1.0
 
     @property
     def token_seconds(self) -> float | None:
@@ -83,6 +87,14 @@ class Costs:
             known.seconds = min(known.seconds, seconds)
         else:
             known.seconds += NEWEST * (min(seconds, OUTLIER * known.seconds) - known.seconds)
+
+    def answered(self, tokens: int, most: int) -> None:
+        """An answer that might have had `most` tokens ended with `tokens`."""
+        self._share += NEWEST_ANSWER * (tokens / most - self._share)
+
+    def expected(self, most: int) -> float:
+        """How many tokens an answer will have that may have `most`, as answers go here; all of them, where nothing is known."""
+        return self._share * most
 
     def knows(self, rows: int) -> bool:
         """Whether steps of just so many rows were measured, and not too long ago."""

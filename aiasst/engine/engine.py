@@ -133,7 +133,13 @@ class Engine:
         )
         capacity = self._budget.capacity_for(1)
         self._cache = KVCache(shape, self._budget.slots_for(capacity), capacity)
-        self._scheduler = Scheduler(self._cache.slots, chunk, inter_token_latency=inter_token_latency, clock=clock)
+        self._scheduler = Scheduler(
+            self._cache.slots,
+            chunk,
+            inter_token_latency=inter_token_latency,
+            clock=clock,
+            tokens_left=self._tokens_left,
+        )
         self._residents = [Resident() for _ in range(self._cache.slots)]
         self._sequences: dict[str, _Sequence] = {}
         self._events: list[Event] = []
@@ -194,7 +200,8 @@ class Engine:
         limit = min(len(request.prompt) + request.sampling.max_tokens, self.context_length)
         self._sequences[request.id] = _Sequence(request, limit)
         deadline = None if request.deadline_seconds is None else self._clock() + request.deadline_seconds
-        self._scheduler.submit(request.id, len(request.prompt), priority=request.priority, deadline=deadline)
+        prompt = len(request.prompt)
+        self._scheduler.submit(request.id, prompt, answer=limit - prompt, priority=request.priority, deadline=deadline)
 
     def cancel(self, request_id: str, *, silent: bool = False) -> None:
         """End a request now, wherever it is; the next step says so, unless `silent`. An unknown or ended one is left alone."""
@@ -258,7 +265,7 @@ class Engine:
                 continue
             if placement.source != placement.row:
                 self._cache.copy(placement.source, placement.row, placement.length)
-            self._scheduler.admit(placement.row, placement.length)
+            self._scheduler.admit(request_id, placement.row, placement.length)
             sequence.cached_tokens = sequence.resident.cached = placement.length
             self._cached_tokens += placement.length
             self._residents[placement.row] = sequence.resident
@@ -283,6 +290,10 @@ class Engine:
         kept = self._residents[:slots]
         self._residents = kept + [Resident() for _ in range(slots - len(kept))]
         self._scheduler.resize(slots)
+
+    def _tokens_left(self, request_id: str) -> int:
+        sequence = self._sequences[request_id]
+        return sequence.limit - sequence.length
 
     def _prefill(self, work: Prefill) -> None:
         sequence = self._sequences[work.request_id]
@@ -336,6 +347,9 @@ class Engine:
         told: TokenChances | None = None,
     ) -> None:
         del self._sequences[sequence.request.id]
+        if finished in ("stop", "length"):
+            begun = sequence.prompt_length
+            self._scheduler.costs.answered(sequence.length - begun, sequence.limit - begun)
         self._swap(self._scheduler.leave(sequence.request.id))
         if finished is not None:
             self._events.append(Event(sequence.request.id, token, finished, sequence.cached_tokens, told))

@@ -73,6 +73,7 @@ class _Waiting:
     number: int
     request_id: str = field(compare=False)
     length: int = field(compare=False)
+    answer: int = field(compare=False)
 
 
 @dataclass
@@ -95,8 +96,13 @@ class Scheduler:
         *,
         inter_token_latency: float = INTER_TOKEN_LATENCY,
         clock: Callable[[], float] = time.perf_counter,
+        tokens_left: Callable[[str], int] | None = None,
     ) -> None:
-        """`inter_token_latency` in seconds; `clock` gives seconds, and deadlines are times of it."""
+        """`inter_token_latency` in seconds; `clock` gives seconds, and deadlines are times of it.
+
+        `tokens_left` tells of a request that is decoded how many tokens it may still get; without it nobody waits in line
+        for the sake of another's deadline.
+        """
         if slots < 1 or chunk < 1 or not inter_token_latency > 0:
             raise ValueError(f"slots {slots}, chunk {chunk} and latency {inter_token_latency} must be positive")
         self.slots = slots
@@ -104,6 +110,7 @@ class Scheduler:
         self._chunk = chunk
         self._latency = inter_token_latency
         self._clock = clock
+        self._tokens_left = tokens_left
         self._submitted = 0
         self._waiting: list[_Waiting] = []
         self._reading: _Reading | None = None
@@ -148,7 +155,11 @@ class Scheduler:
             self.costs.knows(under_way) and under_way < self._rows_of(max(self.slots, under_way + 1))
         ):
             return None
-        return self._waiting[0].request_id
+        for entry in self._waiting:
+            if not self._comes_too_late(entry) and (self._is_due(entry) or not self._spoils_a_deadline(entry)):
+                return entry.request_id
+        # Who cannot keep his own deadline any more begins where that costs nobody else's.
+        return None if under_way else self._waiting[0].request_id
 
     @property
     def free_rows(self) -> tuple[int, ...]:
@@ -156,11 +167,13 @@ class Scheduler:
         taken = None if self._reading is None else self._reading.row
         return tuple(row for row in range(len(self._decoding), self.slots) if row != taken)
 
-    def submit(self, request_id: str, prompt_length: int, *, priority: int = 0, deadline: float | None = None) -> None:
-        """Put a request with a prompt of `prompt_length` tokens in line; it must have ended by `deadline` on the clock."""
+    def submit(
+        self, request_id: str, prompt_length: int, *, answer: int = 1, priority: int = 0, deadline: float | None = None
+    ) -> None:
+        """Put a request in line: tokens of its prompt, and of its answer at most; it must have ended by `deadline` on the clock."""
         rank = self._clock() - AGING * priority
         self._submitted += 1
-        insort(self._waiting, _Waiting(rank, self._submitted, request_id, prompt_length))
+        insort(self._waiting, _Waiting(rank, self._submitted, request_id, prompt_length, answer))
         if deadline is not None:
             self._deadlines[request_id] = deadline
             heapq.heappush(self._due, (deadline, request_id))
@@ -182,15 +195,16 @@ class Scheduler:
             return False
         return self._clock() + unread * cost / BENEFIT_OF_DOUBT > deadline
 
-    def admit(self, row: int, cached: int) -> None:
-        """Begin the prompt of `next_in_line` in a free `row`, whose first `cached` tokens are there already."""
-        if self.next_in_line is None:
-            raise ValueError("nobody can begin now")
-        first = self._waiting[0]
-        if row not in self.free_rows or not 0 <= cached < first.length:
-            raise ValueError(f"{first.request_id} cannot begin in row {row} with {cached} of {first.length} tokens")
-        del self._waiting[0]
-        self._reading = _Reading(first.request_id, row, cached, first.length)
+    def admit(self, request_id: str, row: int, cached: int) -> None:
+        """Begin the prompt of a request in line, `next_in_line`, in a free `row` whose first `cached` tokens are there already."""
+        index = next((i for i, entry in enumerate(self._waiting) if entry.request_id == request_id), None)
+        if index is None or self._reading is not None:
+            raise ValueError(f"{request_id} cannot begin now")
+        entry = self._waiting[index]
+        if row not in self.free_rows or not 0 <= cached < entry.length:
+            raise ValueError(f"{request_id} cannot begin in row {row} with {cached} of {entry.length} tokens")
+        del self._waiting[index]
+        self._reading = _Reading(request_id, row, cached, entry.length)
 
     def resize(self, slots: int) -> None:
         """Work over `slots` rows from now on; only while no prompt is being read, and never below what is decoded."""
@@ -243,6 +257,32 @@ class Scheduler:
                 del self._waiting[index]
                 return None
         raise KeyError(request_id)
+
+    def _is_due(self, entry: _Waiting) -> bool:
+        """Whether it has waited for so long that nobody's deadline holds it back any more."""
+        return self._clock() - entry.rank > AGING
+
+    def _spoils_a_deadline(self, newcomer: _Waiting) -> bool:
+        """Whether an answer under way would keep its deadline without `newcomer`, and miss it with it."""
+        alone, together = (self.costs.step_seconds(len(self._decoding) + more) for more in (0, 1))
+        if self._tokens_left is None or alone is None or together is None:
+            return False
+        reading, now = newcomer.length * (self.costs.token_seconds or 0.0), self._clock()
+        for request_id in self._decoding:
+            deadline = self._deadlines.get(request_id)
+            if deadline is not None:
+                left = self.costs.expected(self._tokens_left(request_id))
+                if left * alone <= deadline - now < reading + left * together:
+                    return True
+        return False
+
+    def _comes_too_late(self, newcomer: _Waiting) -> bool:
+        """Whether the answer that `newcomer` may get will not be complete by its deadline, beside those under way."""
+        deadline, cost = self._deadlines.get(newcomer.request_id), self.costs.step_seconds(len(self._decoding) + 1)
+        if deadline is None or cost is None or self._tokens_left is None:
+            return False
+        reading = newcomer.length * (self.costs.token_seconds or 0.0)
+        return self._clock() + reading + self.costs.expected(newcomer.answer) * cost > deadline
 
     def _rows_of(self, most: int) -> int:
         """How many rows to decode at once, of `most`."""

@@ -111,7 +111,9 @@ def test_a_folder_answers_messages_under_a_device_config(tmp_path: Path) -> None
         TextEngine(folder, device_config(slots=4, ceiling=1000))
 
 
-def test_a_prompt_delays_answers_as_long_as_the_device_config_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_delays_answers_as_long_as_the_device_config_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[float] = []
     made = Scheduler.__init__
 

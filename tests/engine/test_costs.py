@@ -96,3 +96,11 @@ def test_what_was_slow_once_is_tried_again() -> None:
     for _ in range(REMEMBERED + 1):
         costs.decoded(8, 0.040)
     assert costs.best_rows(9, 0.25) == 9
+
+
+def test_answers_are_expected_as_long_as_answers_were() -> None:
+    costs = Costs()
+    assert costs.expected(100) == 100
+    for _ in range(200):
+        costs.answered(25, 100)
+    assert costs.expected(40) == pytest.approx(10, rel=0.01)

@@ -51,7 +51,13 @@ class Driver:
 
     def __init__(self, slots: int, chunk: int = 256, latency: float = LATENCY) -> None:
         self.now = 0.0
-        self.scheduler = Scheduler(slots, chunk, inter_token_latency=latency, clock=lambda: self.now)
+        self.scheduler = Scheduler(
+            slots,
+            chunk,
+            inter_token_latency=latency,
+            clock=lambda: self.now,
+            tokens_left=lambda name: self.jobs[name].answer - len(self.tokens[name]),
+        )
         self.rows: list[str | None] = [None] * slots
         self.jobs: dict[str, Job] = {}
         self.submitted: dict[str, float] = {}
@@ -65,7 +71,7 @@ class Driver:
         self.jobs[name] = job
         self.submitted[name] = self.now
         deadline = None if job.deadline is None else self.now + job.deadline
-        self.scheduler.submit(name, job.prompt, priority=job.priority, deadline=deadline)
+        self.scheduler.submit(name, job.prompt, answer=job.answer, priority=job.priority, deadline=deadline)
 
     def end(self, name: str, why: str) -> None:
         assert name not in self.ended, "ended twice"
@@ -114,10 +120,15 @@ class Driver:
                 self.end(name, "too late")
                 continue
             for other in self.scheduler.waiting:
+                if self.jobs[other].deadline is not None:
+                    continue  # may be lost already
                 allowed = AGING * (job.priority - self.jobs[other].priority)
-                assert self.submitted[name] - self.submitted[other] <= allowed + 1e-9, "overtaken for too long"
+                in_order = self.submitted[name] - self.submitted[other] <= allowed + 1e-9
+                # What spoils no deadline may begin before what does, but not for ever.
+                due = self.submitted[other] + AGING * (1 - self.jobs[other].priority)
+                assert in_order or self.now <= due + 1e-9, "overtaken for too long"
             row = self.scheduler.free_rows[-1]
-            self.scheduler.admit(row, cached)
+            self.scheduler.admit(name, row, cached)
             self.rows[row] = name
             self.read[name] = cached
             self.begun[name] = self.now
@@ -330,6 +341,40 @@ def test_the_last_row_moves_into_the_hole() -> None:
     assert driver.scheduler.free_rows == (2,)
 
 
+def test_nobody_begins_at_the_cost_of_a_deadline_that_would_hold() -> None:
+    """Three steps of two rows take longer than three of one; with the deadline between them the second one waits."""
+    for seconds, alone in ((3 * step_cost(1) + 0.01, True), (10.0, False)):
+        driver = Driver(slots=2)
+        learn(driver)
+        driver.submit("a", Job(16, 4, 0, deadline=seconds + 16 * TOKEN))
+        driver.step()
+        driver.submit("b", Job(16, 4, 0))
+        while driver.scheduler.busy:
+            driver.step()
+        assert driver.ended == {"a": "complete", "b": "complete"}
+        assert (driver.begun["b"] >= driver.tokens["a"][-1]) == alone
+
+
+def test_who_cannot_keep_his_deadline_lets_the_next_one_begin() -> None:
+    driver = Driver(slots=2)
+    learn(driver)
+    driver.submit("under way", Job(16, 40, 0))
+    driver.step()
+    driver.submit("late", Job(16, 100, 0, deadline=0.5))
+    driver.submit("next", Job(16, 4, 0, deadline=1.0))
+    while driver.scheduler.busy:
+        driver.step()
+    assert driver.ended == {"under way": "complete", "late": "deadline", "next": "complete"}
+    assert "late" not in driver.begun
+
+
+def learn(driver: Driver) -> None:
+    """What a token and a step of one and of two rows cost."""
+    driver.scheduler.costs.read(64, 64 * TOKEN)
+    for rows in (1, 2, 1, 2):
+        driver.scheduler.costs.decoded(rows, step_cost(rows))
+
+
 def test_contradictions_are_refused() -> None:
     scheduler = Scheduler(2, 4)
     with pytest.raises(KeyError):
@@ -338,9 +383,9 @@ def test_contradictions_are_refused() -> None:
         scheduler.prefilled(1)
     scheduler.submit("a", 3)
     with pytest.raises(ValueError):
-        scheduler.admit(0, 3)  # the last token must be computed
+        scheduler.admit("a", 0, 3)  # the last token must be computed
     with pytest.raises(ValueError):
-        scheduler.admit(2, 0)
+        scheduler.admit("a", 2, 0)
     for slots, chunk, latency in ((0, 4, 1.0), (1, 0, 1.0), (1, 1, 0.0)):
         with pytest.raises(ValueError):
             Scheduler(slots, chunk, inter_token_latency=latency)
