@@ -195,6 +195,11 @@ class Engine:
         )
 
     @property
+    def cache_shape(self) -> CacheShape:
+        """What a token takes in the cache."""
+        return self._cache.shape
+
+    @property
     def prefixes(self) -> PrefixStore:
         """What rows held before, and what was read from files."""
         return self._prefixes

@@ -137,16 +137,17 @@ def _read(
         return []
     source = _Hashed(file, _header(model, shape, tokens, segments, _NO_HASH))
     ids = source.integers(tokens, wanted)
-    lengths, parents = (source.integers(segments, min(segments, wanted)) for _ in range(2))
-    counts = _counts(lengths, wanted)
-    if counts is None or any(not -1 <= parent < number for number, parent in enumerate(parents[: len(counts)])):
+    lengths, parents = (source.integers(segments, segments).tolist() for _ in range(2))
+    backwards = all(-1 <= parent < number for number, parent in enumerate(parents))
+    if min(lengths) < 1 or sum(lengths) != tokens or not backwards:
         raise _damaged(name)
+    counts = _counts(lengths, wanted)
     arrays = _arrays(source, counts, tokens - wanted, shape)
     if source.digest.hexdigest() != metadata["sha256"]:
         raise _damaged(name)
     ends = np.cumsum(counts, dtype=np.int64)
     return [
-        Piece(ids[end - count : end], int(parents[number]), [array[number] for array in arrays])
+        Piece(ids[end - count : end], parents[number], [array[number] for array in arrays])
         for number, (count, end) in enumerate(zip(counts, ends.tolist(), strict=True))
     ]
 
@@ -164,18 +165,15 @@ def _arrays(source: _Hashed, counts: Sequence[int], left: int, shape: CacheShape
     return arrays
 
 
-def _counts(lengths: Ids, wanted: int) -> list[int] | None:
-    """How many tokens of each piece are read when `wanted` are; None where the lengths are none."""
+def _counts(lengths: Sequence[int], wanted: int) -> list[int]:
+    """How many tokens of each piece are read when `wanted` are in all."""
     counts: list[int] = []
-    left = wanted
-    for length in lengths.tolist():
-        if left == 0:
+    for length in lengths:
+        if wanted == 0:
             break
-        if length < 1:
-            return None
-        counts.append(min(length, left))
-        left -= counts[-1]
-    return counts if left == 0 else None
+        counts.append(min(length, wanted))
+        wanted -= counts[-1]
+    return counts
 
 
 class _Hashed:

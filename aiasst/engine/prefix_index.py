@@ -125,11 +125,13 @@ class PrefixIndex:
         whole = {segment for segment, _ in spare.parts}
         lengths = {segment: len(segment.tokens) for segment in whole}
         lengths |= {segment: held for segment, held in found.parts if segment not in whole}
-        if start == len(tokens) or self._budget < self.bytes_of(sum(lengths.values()) + 1, len(lengths) + 2):
+        cut = count < len(last.tokens)
+        least = self.bytes_of(sum(lengths.values()) + 1, len(lengths) + 1 + (cut and last in whole))
+        if start == len(tokens) or self._budget < least:
             self.use(found)
             return Change()
         split = None
-        if count < len(last.tokens):
+        if cut:
             split = last, self._split(last, count)
             if last in whole:
                 lengths[split[1]] = len(split[1].tokens)
