@@ -185,7 +185,7 @@ class _Hashed:
 
     def fill(self, array: Array) -> None:
         """The next bytes into a contiguous array."""
-        view = memoryview(array).cast("B")
+        view = array.data.cast("B")
         if self._file.readinto(view) != len(view):
             raise OSError(0, "it ends too early")
         self.digest.update(view)
@@ -254,12 +254,12 @@ def _tensors(shape: CacheShape, tokens: int, segments: int) -> Iterator[tuple[st
 
 def _parts(tokens: Array, table: Array, pieces: Sequence[Piece], shape: CacheShape) -> Iterator[memoryview]:
     """The bytes behind the header."""
-    yield memoryview(tokens).cast("B")
-    yield memoryview(table).cast("B")
+    yield tokens.data.cast("B")
+    yield table.data.cast("B")
     for number in range(2 * shape.layers):
         for head in range(shape.kv_heads):
             for piece in pieces:
-                yield memoryview(np.ascontiguousarray(piece.arrays[number][head, : len(piece.tokens)])).cast("B")
+                yield np.ascontiguousarray(piece.arrays[number][head, : len(piece.tokens)]).data.cast("B")
 
 
 def _format_of(shape: CacheShape) -> str:
