@@ -60,7 +60,7 @@ def place_of(name: str) -> Path:
         UsageError: it can be neither.
     """
     given = Path(name).expanduser()
-    if given.suffix == ".json" or len(given.parts) > 1 or given.is_file():
+    if given.suffix == ".json" or "/" in name or os.sep in name or given.is_file():
         return given
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UsageError(
