@@ -46,7 +46,7 @@ class Round:
     file_bytes: int
 
 
-def first_token(engine: Engine, prompt: list[int], expected_cached: int | None) -> tuple[float, list[int]]:
+def first_token(engine: Engine, prompt: list[int], least_cached: int) -> tuple[float, list[int]]:
     """Seconds until the first token of the answer, and the answer."""
     began = time.perf_counter()
     engine.submit(Request("a", tuple(prompt), Sampling(max_tokens=ANSWER, temperature=0)))
@@ -56,8 +56,8 @@ def first_token(engine: Engine, prompt: list[int], expected_cached: int | None) 
             seconds = seconds or time.perf_counter() - began
             answer += [] if event.token is None else [event.token]
             cached = event.cached_tokens
-    if expected_cached is not None and cached != expected_cached:
-        raise SystemExit(f"{cached} tokens were taken over, not {expected_cached}")
+    if cached < least_cached:
+        raise SystemExit(f"{cached} tokens were taken over, not {least_cached}")
     return seconds, answer
 
 
@@ -73,7 +73,7 @@ def one_round(session: DecoderSession, model: str, tokens: int, new: int, seed: 
     begun = prompt + answer
     held = len(begun) - 1  # the last token of an answer is never fed back
     row, _ = first_token(engine, begun + ids(new), held)
-    first_token(engine, ids(24), None)
+    first_token(engine, ids(24), 0)
     store, _ = first_token(engine, begun + ids(new), held)
     began = time.perf_counter()
     size = prefix_file.write(path, engine.held(begun), model=model, shape=engine.cache_shape)
@@ -82,8 +82,9 @@ def one_round(session: DecoderSession, model: str, tokens: int, new: int, seed: 
     loading = time.perf_counter()
     fresh.prefixes.load(path, model)
     loaded = time.perf_counter()
-    rows = [np.empty((1, session.kv_heads, held, session.head_dim), session.cache_dtype)] * (2 * session.layers)
-    found = fresh.prefixes.find(np.array(begun[:held]))
+    shape = (1, session.kv_heads, held, session.head_dim)
+    rows = [np.empty(shape, session.cache_dtype) for _ in range(2 * session.layers)]
+    found = fresh.prefixes.find(np.array(begun[:held], np.int64))
     for _ in range(2):  # pages of the row that were never touched would be counted the first time
         copying = time.perf_counter()
         fresh.prefixes.fetch(found, rows)

@@ -5,7 +5,8 @@ One `step` is one run of the session: a chunk of one prompt, or one token for ev
 A request with a seed gets the same answer alone and in company, as far as the session's logits are the same. In fp32 they
 are, bit by bit. ONNX Runtime's kernels for 4 and 8 bits round one row differently from several (up to 0.1 of a logit on
 the story checkpoint), so that a quantized model may part ways at a near tie; from two rows up the number of rows changes
-nothing at all (measured with 2 to 16 rows in int2, int4, int8 and w8a8).
+nothing at all (measured with 2 to 16 rows in int2, int4, int8 and w8a8). So may an answer whose prompt took over keys and
+values that were computed one token at a time.
 """
 
 from __future__ import annotations
@@ -309,8 +310,9 @@ class Engine:
             source.shared = max(source.shared, 0 if placement.continued else length)
             sequence.resident.shared = min(source.shared, length)
         wanted = sequence.tokens[: length if placement.source is None else 0]
-        if placement.source != row or length < self._residents[row].cached:
-            self._store(row, self._residents[row].cached, spare=self._prefixes.find(wanted))
+        held = self._residents[row].cached
+        if held - (length if placement.source == row else 0) >= LEAST:
+            self._store(row, held, spare=self._prefixes.find(wanted))
         if placement.source is None:
             # Looked up again: what was stored meanwhile may have cut its segments, or taken the last memory.
             stored = self._prefixes.find(wanted)

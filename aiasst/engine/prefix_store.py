@@ -45,11 +45,6 @@ class PrefixStore:
         return self._index.bytes
 
     @property
-    def tokens(self) -> int:
-        """Tokens whose keys and values are stored."""
-        return sum(len(segment.tokens) for segment in self._arrays)
-
-    @property
     def news(self) -> int:
         """Tokens that more than one request has begun with, and that came from no file."""
         return self._news

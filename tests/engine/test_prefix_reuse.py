@@ -46,6 +46,13 @@ def test_a_beginning_survives_the_reuse_of_every_row() -> None:
     assert answer == expected((*STEM, 41), GREEDY)[0]
 
 
+def test_a_row_that_loses_a_few_tokens_is_not_worth_storing() -> None:
+    engine = Engine(FakeDecoder(), slots=1)
+    ask(engine, "first", (*STEM, 40))
+    ask(engine, "again", (*STEM, 41))
+    assert (engine.stats.prefix_bytes, engine.stats.cached_tokens) == (0, len(STEM))
+
+
 def test_without_a_budget_nothing_is_stored() -> None:
     engine = Engine(FakeDecoder(), slots=1, prefix_bytes=0)
     for prompt in ((*STEM, 40), (2, *STEM), (*STEM, 41)):
@@ -100,7 +107,7 @@ def test_rows_that_go_because_one_must_be_long_are_stored() -> None:
     ask(engine, "long", (49, 48) * 250)
     assert engine.stats.slots == 2
     assert [sum(len(piece.tokens) for piece in engine.held((n, *STEM))) for n in range(4)] == [31] * 4
-    assert engine.prefixes.tokens > 3 * 31  # the fourth rests in a row
+    assert engine.stats.prefix_bytes > 3 * 31 * PER_TOKEN  # the fourth rests in a row
     assert ask(engine, "again", (3, *STEM, 5))[1] == 31
 
 
