@@ -8,7 +8,7 @@ it. After the tree of SGLang (Zheng et al. 2024, https://arxiv.org/abs/2312.0710
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,11 +55,13 @@ NOTHING = Found(())
 
 @dataclass(frozen=True)
 class Change:
-    """What an insertion did to the segments, in this order; who keeps something for each follows it."""
+    """What was done to the segments, in this order; who keeps something for each follows it."""
 
     split: tuple[Segment, Segment] | None = None
     """The first was cut and the second, a new one, has the rest."""
     evicted: tuple[Segment, ...] = ()
+    shortened: Segment | None = None
+    """Its last tokens went, and those that it has now are left."""
     added: Segment | None = None
     """New, with the tokens of the sequence from `start` on; fewer than the sequence has where they did not fit."""
     start: int = 0
@@ -141,12 +143,20 @@ class PrefixIndex:
         added = Segment(tokens[start : start + fitting].copy(), last, self._now)
         last.children[int(added.tokens[0])] = added
         self.bytes += self.bytes_of(fitting)
-        return Change(split, tuple(evicted), added, start)
+        return Change(split, tuple(evicted), added=added, start=start)
 
-    def resize(self, budget: int) -> Sequence[Segment]:
-        """Keep to `budget` bytes from now on; gives the segments that had to go."""
+    def resize(self, budget: int) -> Change:
+        """Keep to `budget` bytes from now on. The last segment that has to go stays as far as it fits."""
         self._budget = budget
-        return self._evict(budget, ())
+        evicted = self._evict(budget, ())
+        fitting = self.tokens_in(budget - self.bytes)
+        if not evicted or fitting == 0:
+            return Change(evicted=tuple(evicted))
+        *gone, last = evicted
+        last.tokens, last.taken = last.tokens[:fitting].copy(), min(last.taken, fitting)
+        (self._root if last.parent is None else last.parent).children[int(last.tokens[0])] = last
+        self.bytes += self.bytes_of(fitting)
+        return Change(evicted=tuple(gone), shortened=last)
 
     def _split(self, segment: Segment, count: int) -> Segment:
         """Cut `segment` behind `count` tokens; gives the rest."""

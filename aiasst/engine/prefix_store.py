@@ -76,7 +76,7 @@ class PrefixStore:
 
     def resize(self, budget: int) -> None:
         """Keep to `budget` bytes from now on."""
-        self._forget(self._index.resize(budget))
+        self._follow(self._index.resize(budget))
 
     def held(self, tokens: Ids) -> list[Piece]:
         """The longest beginning of `tokens` that is here, to be written to a file; valid until the store changes."""
@@ -114,8 +114,9 @@ class PrefixStore:
         """Let go what a file of this size needs; gives the tokens that fit."""
         budget = self._index.budget
         fitting = min(tokens, self._index.tokens_in(budget, segments))
-        self._forget(self._index.resize(budget - self._index.bytes_of(fitting, segments) if fitting else budget))
-        self._index.resize(budget)
+        if fitting:
+            self._follow(self._index.resize(budget - self._index.bytes_of(fitting, segments)))
+            self._index.resize(budget)
         return fitting
 
     def _use(self, found: Found, *, taken: int) -> None:
@@ -147,11 +148,12 @@ class PrefixStore:
                 # One tensor at a time, so that old and new together are never twice the segment.
                 self._arrays[rest].append(array[:, count:].copy())
                 arrays[number] = array[:, :count].copy()
-        self._forget(change.evicted)
-
-    def _forget(self, segments: Sequence[Segment]) -> None:
-        for segment in segments:
+        for segment in change.evicted:
             del self._arrays[segment]
+        if change.shortened is not None:
+            arrays = self._arrays[change.shortened]
+            for number, array in enumerate(arrays):
+                arrays[number] = array[:, : len(change.shortened.tokens)].copy()
 
 
 def _own(array: Array, place: slice) -> Array:

@@ -99,7 +99,12 @@ def test_the_budget_is_kept_and_what_was_used_longest_ago_goes_first(budget: int
             assert sum(segment.taken for segment, _ in found.parts) >= min(found.length, second)
             evicted = ()
         else:
-            budget, evicted = first, tuple(tree.resize(first))
+            budget = first
+            change = tree.resize(first)
+            evicted = change.evicted
+            if change.shortened is not None:
+                assert tree.bytes + TOKEN > budget
+                kept = {id(change.shortened)}
         check(tree)
         left = [s for s in tree.segments() if not s.children and id(s) not in kept and id(s) in before]
         if evicted and left:
@@ -127,6 +132,17 @@ def test_what_hardly_fits_leaves_the_tree_as_it_was() -> None:
     assert stored(tree) == [[1, 2, 3, 4]]
     assert tree.insert(ids([1, 2, 3])).added is None
     assert tree.find(ids([5])) == NOTHING
+
+
+def test_a_smaller_budget_keeps_as_much_of_the_last_sequence_as_fits() -> None:
+    tree = index()
+    tree.insert(ids([1] * 6))
+    tree.insert(ids([2] * 6))
+    change = tree.resize(SEGMENT + 4 * TOKEN + 2)
+    assert [path(segment) for segment in change.evicted] == [[1] * 6]
+    assert change.shortened is not None and stored(tree) == [[2] * 4]
+    assert tree.resize(SEGMENT + TOKEN - 1).shortened is None
+    assert tree.bytes == 0
 
 
 def test_a_cut_segment_shares_what_was_taken_between_its_parts() -> None:
