@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from aiasst.engine.text import TextEvent, TextRequest, Usage
-from aiasst.errors import PromptError
+from aiasst.errors import ArtifactError, PromptError
 
 WORDS = ("the", "wolf", "went", "into", "deep", "dark", "wood", "and", "found", "a", "little", "house")
 
@@ -76,6 +77,20 @@ class FakeTextEngine:
     def cancel(self, request_id: str) -> None:
         if request_id in self.answers:
             self.answers[request_id].cancelled = True
+
+    def save_prefix(self, path: Path, request: TextRequest) -> int:
+        """Writes the words that it has seen of the prompt's beginning."""
+        words = rendered(request).split()
+        held = max((_common(seen.split(), words) for seen in self.seen), default=0)
+        return path.write_text(" ".join(words[:held]), encoding="utf-8") if held else 0
+
+    def load_prefixes(self, path: Path) -> int:
+        """Reads them; a text that begins with "damaged" is none."""
+        text = path.read_text(encoding="utf-8")
+        if text.startswith("damaged"):
+            raise ArtifactError(f"{path.name} is damaged", "write it anew")
+        self.seen.append(text)
+        return len(text.split())
 
     def step(self) -> list[TextEvent]:
         return [self._advance(answer) for answer in list(self.answers.values())]

@@ -77,11 +77,12 @@ class Bench:
             weight_bytes=folder.weight_bytes,
         )
         # The engine refuses numbers of answers that do not pay, by what it sees on its clock. Here all are to be measured:
-        # on a clock that stands still none is dear.
+        # on a clock that stands still none is dear. And a prompt that it has seen before must be read all the same.
         self.engine = Engine(
             session,
             slots=slots,
             memory_ceiling_bytes=config.decisions.memory_ceiling_bytes.value,
+            prefix_bytes=0,
             clock=lambda: 0.0,
         )
         self.slots = self.engine.stats.slots

@@ -13,7 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "retry": ("", "another answer to the last prompt"),
     "system": ("[TEXT]", "show the system message, or set it; - takes it away"),
     "stats": ("", "tokens, cache and speed"),
-    "save": ("FILE [force]", "write the conversation; force replaces a file"),
+    "save": ("FILE [force]", "write the conversation, keys and values beside it; force replaces a file"),
     "load": ("FILE", "go on with a conversation from a file"),
     "exit": ("", "leave; Ctrl-D too"),
 }

@@ -1,4 +1,4 @@
-"""A conversation with a model: what was said, what to ask next, what it took. Knows no terminal and no files.
+"""A conversation with a model: what was said, what to ask next, what it took. Knows no terminal and no format of files.
 
 In chat mode the checkpoint's template makes a prompt of the messages. Without a template it is completion mode: one
 text grows, what is written joins its end, and a text that the model has ended is followed by a new one. Either way the
@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, Protocol
 
 from aiasst.engine.constrain import Constraint
@@ -37,6 +38,12 @@ class Answerer(Protocol):
 
     def cancel(self, request_id: str) -> None:
         """End an answer; its last event says so."""
+
+    def save_prefix(self, path: Path, request: TextRequest) -> int:
+        """Write the keys and values of a prompt's beginning, as much as is held; gives the bytes, 0 without a file."""
+
+    def load_prefixes(self, path: Path) -> int:
+        """Take keys and values from such a file, or raise ArtifactError; gives the tokens."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +193,25 @@ class Conversation:
     def reset(self) -> None:
         """Forget all turns; the system message stays."""
         self.turns.clear()
+
+    def save_keys(self, path: Path) -> int:
+        """Write the keys and values of what was said, for `load_keys`; gives the bytes, 0 where there are none and no file.
+
+        Raises:
+            AiasstError: they cannot be written.
+        """
+        if not self.turns or (self.mode == "completion" and not self.open_text):
+            return 0
+        # What comes next begins with all that was said; the word itself is not held, so it is not written.
+        return self._engine.save_prefix(path, self._request("" if self.mode == "completion" else "Go on."))
+
+    def load_keys(self, path: Path) -> int:
+        """Take keys and values from a file, so that what they belong to need not be read again; gives the tokens.
+
+        Raises:
+            ArtifactError: there is no such file, it is damaged, or another model's.
+        """
+        return self._engine.load_prefixes(path)
 
     def _request(self, text: str) -> TextRequest:
         sampling = replace(self._sampling, seed=self.seed + self._asked)

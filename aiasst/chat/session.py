@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from aiasst.chat import transcript
+from aiasst.chat import saved
 from aiasst.chat.commands import COMMANDS, Command, parse
 from aiasst.chat.conversation import Conversation
 from aiasst.chat.interrupts import held_interrupts
@@ -40,12 +40,21 @@ class Screen(Protocol):
 class ChatSession:
     """A person at a terminal: errors are shown and the chat goes on, Ctrl-C ends an answer, Ctrl-D the chat."""
 
-    def __init__(self, conversation: Conversation, lines: LineSource, screen: Screen, *, model: str) -> None:
-        """`model` is the name that is saved with the conversation."""
+    def __init__(
+        self,
+        conversation: Conversation,
+        lines: LineSource,
+        screen: Screen,
+        *,
+        model: str,
+        turned: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`model` is the name that is saved with the conversation; `turned` is called after every turn."""
         self._conversation = conversation
         self._lines = lines
         self._screen = screen
         self._model = model
+        self._turned = turned
         self._leaving = False
 
     def run(self) -> None:
@@ -97,18 +106,28 @@ class ChatSession:
             self._screen.note("Stopped before the first word: the conversation is as it was.")
         else:
             _remark(self._conversation, self._screen)
+            self._turned()
         self._screen.answer("\n")
 
 
 class PipedSession:
     """Lines from a pipe: each is a turn, its answer is all that is shown, an error ends the program."""
 
-    def __init__(self, conversation: Conversation, lines: LineSource, screen: Screen, *, model: str) -> None:
-        """`model` is the name that is saved with the conversation."""
+    def __init__(
+        self,
+        conversation: Conversation,
+        lines: LineSource,
+        screen: Screen,
+        *,
+        model: str,
+        turned: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`model` is the name that is saved with the conversation; `turned` is called after every turn."""
         self._conversation = conversation
         self._lines = lines
         self._screen = screen
         self._model = model
+        self._turned = turned
 
     def run(self) -> None:
         """Until the stream ends.
@@ -132,6 +151,7 @@ class PipedSession:
         for piece in pieces:
             self._screen.answer(piece)
         self._screen.answer("\n")
+        self._turned()
 
 
 def execute(command: Command, conversation: Conversation, screen: Screen, *, model: str) -> None:
@@ -152,12 +172,10 @@ def execute(command: Command, conversation: Conversation, screen: Screen, *, mod
         _system(command.argument, conversation, screen)
     elif command.name == "save":
         path, force = _path_and_force(command.argument)
-        transcript.save(path, transcript.transcript_of(conversation, model), force=force)
-        screen.note(f"Saved {_turns(conversation)} to {path}.")
+        _tell(saved.save(path, conversation, model, force=force), screen)
     elif command.name == "load":
         path, _ = _path_and_force(command.argument)
-        transcript.restore(conversation, transcript.load(path))
-        screen.note(f"Loaded {_turns(conversation)} from {path}.")
+        _tell(saved.load(path, conversation), screen)
 
 
 def statistics(conversation: Conversation) -> Iterator[tuple[str, str]]:
@@ -228,6 +246,6 @@ def _path_and_force(argument: str) -> tuple[Path, bool]:
     return Path(name.strip() if force else argument).expanduser(), force
 
 
-def _turns(conversation: Conversation) -> str:
-    count = len(conversation.turns)
-    return f"{count} turn" if count == 1 else f"{count} turns"
+def _tell(remarks: Iterable[str], screen: Screen) -> None:
+    for remark in remarks:
+        screen.note(remark)

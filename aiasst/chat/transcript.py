@@ -1,4 +1,4 @@
-"""A conversation as a file: what /save writes and /load reads. Knows no engine and no terminal."""
+"""A conversation as a file: what /save and --resume write and read. Knows no engine and no terminal."""
 
 from __future__ import annotations
 

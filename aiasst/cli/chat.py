@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "aiasst chat\n\n"
     'aiasst chat qwen3-int4 --system "Answer in one sentence." --temperature 0.6\n\n'
+    "aiasst chat qwen3-int4 --resume diary\n\n"
     'echo "Once upon a time" | aiasst chat --max-tokens 60 --seed 7'
 )
 
@@ -54,6 +55,14 @@ def command(
     config: Config = None,
     system: Annotated[
         str | None, typer.Option("--system", metavar="TEXT", help="The system message: what the model is to be.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="FILE|NAME",
+            help="Go on with the conversation of this file or name, or begin it; it is kept there.",
+        ),
     ] = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
@@ -75,7 +84,7 @@ def command(
 
     A model with a chat template answers; one without continues what you write.
     Ctrl-C stops an answer, Ctrl-D leaves, /help lists the commands. Nothing
-    you write is stored anywhere unless you say /save.
+    you write is stored anywhere unless you say /save or --resume.
 
     In a pipe every line is a turn, and only the answers are on stdout.
     """
@@ -107,7 +116,7 @@ def command(
         constraint=held,
         system=system,
     )
-    _hold(conversation, model, json=json, quiet=quiet)
+    _hold(conversation, model, resume=resume, json=json, quiet=quiet)
 
 
 command.__name__ = "chat"
@@ -119,22 +128,39 @@ def _limit(max_tokens: int | None, *, chat: bool) -> int:
     return _CHAT_TOKENS if chat else _COMPLETION_TOKENS
 
 
-def _hold(conversation: Conversation, model: ModelFolder, *, json: bool, quiet: bool) -> None:
+def _hold(conversation: Conversation, model: ModelFolder, *, resume: str | None, json: bool, quiet: bool) -> None:
     """Begin, lead and end the conversation in the way that stdin asks for."""
-    from aiasst.chat import COMMANDS, ChatSession, PipedSession, from_stream, from_terminal
+    from aiasst.chat import Kept
 
     name, screen = model.path.name, _Screen(answers=not json, quiet=quiet)
     for remark in _greeting(conversation, model):
         screen.note(remark)
-    if output.is_dialogue():
-        words = [f"/{word}" for word in COMMANDS]
-        # Python would write the prompt into stdout, where the answers go.
-        lines = from_terminal(words) if output.is_terminal() else from_stream(sys.stdin, screen.prompt)
-        ChatSession(conversation, lines, screen, model=name).run()
-        return
-    PipedSession(conversation, from_stream(sys.stdin), screen, model=name).run()
+    if resume is None:
+        _lead(conversation, screen, name, lambda: None)
+    else:
+        system, kept = conversation.system, Kept(resume, conversation, name)
+        for remark in kept.begin():
+            screen.note(remark)
+        conversation.system = system or conversation.system
+        try:
+            _lead(conversation, screen, name, kept.turned)
+        finally:
+            for remark in kept.end():
+                screen.note(remark)
     if json:
         output.document(_as_json(conversation, name))
+
+
+def _lead(conversation: Conversation, screen: _Screen, name: str, turned: Callable[[], None]) -> None:
+    from aiasst.chat import COMMANDS, ChatSession, PipedSession, from_stream, from_terminal
+
+    if not output.is_dialogue():
+        PipedSession(conversation, from_stream(sys.stdin), screen, model=name, turned=turned).run()
+        return
+    words = [f"/{word}" for word in COMMANDS]
+    # Python would write the prompt into stdout, where the answers go.
+    lines = from_terminal(words) if output.is_terminal() else from_stream(sys.stdin, screen.prompt)
+    ChatSession(conversation, lines, screen, model=name, turned=turned).run()
 
 
 def _greeting(conversation: Conversation, model: ModelFolder) -> list[str]:

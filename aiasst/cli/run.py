@@ -51,6 +51,14 @@ def command(
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw the answers of an earlier start away, instead of going on.")
     ] = False,
+    prefix_cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--prefix-cache",
+            metavar="DIR",
+            help="Keep there what prompts begin with in common, for the next job; it is computed once in any case.",
+        ),
+    ] = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -99,7 +107,9 @@ def command(
                 sampling=wanted,
                 stop=tuple(stop or ()),
                 restart=restart,
+                prefix_cache=prefix_cache,
                 progress=progress,
+                note=(lambda text: None) if quiet else _note,
             )
     except KeyboardInterrupt:
         if answers != Path("-"):
@@ -109,6 +119,10 @@ def command(
 
 
 command.__name__ = "run"
+
+
+def _note(text: str) -> None:
+    output.note(output.plain(text))
 
 
 def _to_stdout(line: str) -> None:
@@ -128,6 +142,10 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
     yield "rows", f"{summary.rows}" + (f", {summary.earlier} of them answered earlier" if summary.earlier else "")
     yield "errors", str(summary.errors)
     if summary.earlier < summary.rows:
-        yield "tokens", f"{summary.completion_tokens} written, {summary.prompt_tokens} read"
+        yield (
+            "tokens",
+            f"{summary.completion_tokens} written, {summary.prompt_tokens} read"
+            + (f", {summary.cached_tokens} of them from the cache" if summary.cached_tokens else ""),
+        )
         yield "speed", f"{summary.tokens_per_second:.1f} tok/s over {summary.seconds:.1f} s"
     yield "seed", str(summary.seed)

@@ -4,7 +4,8 @@ text.py       TextEngine: text in, pieces of text out (tokenizer, stop strings, 
 engine.py     Engine: ids in, ids out; runs the session
 scheduler.py  who runs next and in which row (ids, lengths, priorities, times)
 costs.py      what steps cost here, learned from the steps
-prefix.py     which row a prompt may begin with
+prefix.py     which row a prompt begins in, and where its beginning is taken from
+prefix_store.py   keys and values that rows had before, under a budget; prefix_index.py finds them, prefix_file.py writes them
 cache.py      the arrays of the KV cache: rows, buckets of capacity, the memory ceiling
 sampling.py   logits → the next token
 constrain.py  a schema, a regular expression or a grammar → the tokens that may come next

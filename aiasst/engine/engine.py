@@ -5,7 +5,8 @@ One `step` is one run of the session: a chunk of one prompt, or one token for ev
 A request with a seed gets the same answer alone and in company, as far as the session's logits are the same. In fp32 they
 are, bit by bit. ONNX Runtime's kernels for 4 and 8 bits round one row differently from several (up to 0.1 of a logit on
 the story checkpoint), so that a quantized model may part ways at a near tie; from two rows up the number of rows changes
-nothing at all (measured with 2 to 16 rows in int2, int4, int8 and w8a8).
+nothing at all (measured with 2 to 16 rows in int2, int4, int8 and w8a8). So may an answer whose prompt took over keys and
+values that were computed one token at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ import numpy.typing as npt
 import psutil
 
 from aiasst.engine.cache import CacheShape, KVCache, budget_under
-from aiasst.engine.prefix import Resident, place
+from aiasst.engine.prefix import LEAST, Placement, Resident, common_prefix, place
+from aiasst.engine.prefix_file import Piece
+from aiasst.engine.prefix_index import NOTHING, Found
+from aiasst.engine.prefix_store import PrefixStore
 from aiasst.engine.requests import Event, Finished, Request, Sampling, TokenChances
 from aiasst.engine.sampling import chances, sample
 from aiasst.engine.scheduler import INTER_TOKEN_LATENCY, Decode, Prefill, Scheduler, Swap
@@ -31,6 +35,8 @@ __all__ = ["Decoder", "Engine", "EngineStats", "Event", "Request", "Sampling"]
 Ids = npt.NDArray[np.int64]
 CHUNK = 256
 """Tokens of a prompt that are read in one run, at most."""
+PREFIX_BYTES = 512 * 2**20
+"""Memory for what rows held before, at most; under a ceiling, what the rows leave of it."""
 
 
 class Decoder(Protocol):
@@ -58,7 +64,7 @@ class EngineStats:
     prefill_tokens: int
     """Tokens of prompts that were computed."""
     cached_tokens: int
-    """Tokens of prompts that were taken from the cache."""
+    """Tokens of prompts that were taken from the cache or the store."""
     decoded_tokens: int
     prefill_seconds: float
     decode_seconds: float
@@ -67,6 +73,8 @@ class EngineStats:
     capacity: int
     """Tokens that a row of the cache has room for now."""
     cache_bytes: int
+    prefix_bytes: int
+    """Keys and values in the store beside the rows, under the same ceiling."""
     rows: int
     """Answers that are decoded at once, at most, by what steps have cost so far."""
     waiting: int
@@ -111,9 +119,10 @@ class Engine:
         memory_ceiling_bytes: int | None = None,
         chunk: int = CHUNK,
         inter_token_latency: float = INTER_TOKEN_LATENCY,
+        prefix_bytes: int = PREFIX_BYTES,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`slots` sequences at once, fewer where they do not fit under the ceiling (weights and cache together).
+        """`slots` sequences at once, fewer where they do not fit under the ceiling (weights, cache and stored prefixes together).
 
         Prompts are read in pieces of `chunk` tokens, or of fewer where the answers under way would otherwise wait longer
         than `inter_token_latency` seconds for their next token. Costs and deadlines are measured on `clock`, in seconds.
@@ -133,6 +142,8 @@ class Engine:
         )
         capacity = self._budget.capacity_for(1)
         self._cache = KVCache(shape, self._budget.slots_for(capacity), capacity)
+        self._prefix_bytes = prefix_bytes
+        self._prefixes = PrefixStore(shape, self._left_for_prefixes(self._cache.bytes))
         self._scheduler = Scheduler(
             self._cache.slots,
             chunk,
@@ -183,11 +194,37 @@ class Engine:
             slots=self._cache.slots,
             capacity=self._cache.capacity,
             cache_bytes=self._cache.bytes,
+            prefix_bytes=self._prefixes.bytes,
             rows=self._scheduler.rows,
             waiting=len(self._scheduler.waiting),
             resident_bytes=self._process.memory_info().rss,
             ceiling_bytes=self._ceiling_bytes,
         )
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        """What a token takes in the cache."""
+        return self._cache.shape
+
+    @property
+    def prefixes(self) -> PrefixStore:
+        """What rows held before, and what was read from files."""
+        return self._prefixes
+
+    def held(self, tokens: Sequence[int]) -> list[Piece]:
+        """The longest beginning of `tokens` that a row or the store has; valid until the next step."""
+        ids = np.array(tokens, np.int64)
+        shared = [common_prefix(ids, resident.tokens[: resident.cached]) for resident in self._residents]
+        row = max(range(len(shared)), key=lambda row: shared[row])
+        if shared[row] < LEAST or shared[row] < self._prefixes.find(ids).length:
+            return self._prefixes.held(ids)
+        return [Piece(ids[: shared[row]], -1, [array[0] for array in self._cache.rows(row, 1)])]
+
+    def shared(self) -> list[Piece]:
+        """What more than one request has begun with, as far as the store has room; valid until the next step."""
+        for row, resident in enumerate(self._residents):
+            self._store(row, resident.shared)
+        return self._prefixes.shared()
 
     def submit(self, request: Request) -> None:
         """Put a request in line.
@@ -259,17 +296,48 @@ class Engine:
             sequence = self._sequences[request_id]
             if not self._make_room(sequence):
                 return
-            placement = place(sequence.tokens, self._residents, self._scheduler.free_rows)
+            stored = self._prefixes.find(sequence.tokens[:-1]).length
+            placement = place(sequence.tokens, self._residents, self._scheduler.free_rows, stored)
             if self._scheduler.too_late(request_id, sequence.length - placement.length):
                 self._end(sequence, "deadline", None)
                 continue
-            if placement.source != placement.row:
-                self._cache.copy(placement.source, placement.row, placement.length)
-            self._scheduler.admit(request_id, placement.row, placement.length)
-            sequence.cached_tokens = sequence.resident.cached = placement.length
-            self._cached_tokens += placement.length
+            taken = self._take_over(placement, sequence)
+            self._scheduler.admit(request_id, placement.row, taken)
+            sequence.cached_tokens = sequence.resident.cached = taken
+            self._cached_tokens += taken
             self._residents[placement.row] = sequence.resident
             return
+
+    def _take_over(self, placement: Placement, sequence: _Sequence) -> int:
+        """Fill the row with what the prompt takes over, and give its tokens; what the row loses goes to the store."""
+        row, length = placement.row, placement.length
+        sequence.resident.shared = length
+        if placement.source is not None:
+            source = self._residents[placement.source]
+            source.shared = max(source.shared, 0 if placement.continued else length)
+            sequence.resident.shared = min(source.shared, length)
+        wanted = sequence.tokens[: length if placement.source is None else 0]
+        held = self._residents[row].cached
+        if held - (length if placement.source == row else 0) >= LEAST:
+            self._store(row, held, spare=self._prefixes.find(wanted))
+        if placement.source is None:
+            # Looked up again: what was stored meanwhile may have cut its segments, or taken the last memory.
+            stored = self._prefixes.find(wanted)
+            self._prefixes.fetch(stored, self._cache.rows(row, 1))
+            return stored.length
+        if placement.source != row:
+            self._cache.copy(placement.source, row, length)
+        return length
+
+    def _store(self, row: int, count: int, spare: Found = NOTHING) -> None:
+        """Keep the first `count` tokens of a row in the store."""
+        resident = self._residents[row]
+        rows = self._cache.rows(row, 1)
+        self._prefixes.keep(resident.tokens[:count], rows, taken=min(count, resident.shared), spare=spare)
+
+    def _left_for_prefixes(self, cache_bytes: int) -> int:
+        ceiling = self._budget.ceiling
+        return self._prefix_bytes if ceiling is None else max(0, min(self._prefix_bytes, ceiling - cache_bytes))
 
     def _make_room(self, sequence: _Sequence) -> bool:
         """Size the cache so that every answer under way and this one can reach their limits; False: it must wait."""
@@ -284,12 +352,17 @@ class Engine:
         return True
 
     def _resize(self, slots: int, capacity: int) -> None:
-        for resident in self._residents:
+        size = slots * capacity * self._cache.shape.bytes_per_token
+        self._prefixes.resize(self._left_for_prefixes(max(size, self._cache.bytes)))
+        for row, resident in enumerate(self._residents):
+            if row >= slots or resident.cached > capacity:
+                self._store(row, resident.cached)
             resident.cached = min(resident.cached, capacity)
         self._cache.resize(slots, capacity, [resident.cached for resident in self._residents])
         kept = self._residents[:slots]
         self._residents = kept + [Resident() for _ in range(slots - len(kept))]
         self._scheduler.resize(slots)
+        self._prefixes.resize(self._left_for_prefixes(self._cache.bytes))
 
     def _tokens_left(self, request_id: str) -> int:
         sequence = self._sequences[request_id]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from aiasst.artifacts.device import DeviceConfig
 from aiasst.artifacts.model_folder import ModelFolder
+from aiasst.engine import prefix_file
 from aiasst.engine.constrain import Constrainer, Constraint
 from aiasst.engine.engine import Engine
 from aiasst.engine.requests import Event, Finished, Request, Sampling, TokenChances
@@ -109,18 +111,19 @@ class TextEngine:
             memory_ceiling_bytes=decisions.memory_ceiling_bytes.value,
             inter_token_latency=decisions.inter_token_latency_ms.value / 1000,
         )
-        self._assemble(tokenizer, engine, folder.manifest.tokens.eos)
+        self._assemble(tokenizer, engine, folder.manifest.tokens.eos, folder.identity)
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, engine: Engine, stop_ids: tuple[int, ...] = ()) -> TextEngine:
-        """A TextEngine of parts that exist already."""
+    def of(cls, tokenizer: Tokenizer, engine: Engine, stop_ids: tuple[int, ...] = (), model: str = "") -> TextEngine:
+        """A TextEngine of parts that exist already; `model` is the hash that its files of keys and values have."""
         made = cls.__new__(cls)
-        made._assemble(tokenizer, engine, stop_ids)
+        made._assemble(tokenizer, engine, stop_ids, model)
         return made
 
-    def _assemble(self, tokenizer: Tokenizer, engine: Engine, stop_ids: tuple[int, ...]) -> None:
+    def _assemble(self, tokenizer: Tokenizer, engine: Engine, stop_ids: tuple[int, ...], model: str) -> None:
         self.tokenizer = tokenizer
         self.engine = engine
+        self._model = model
         self._stop_ids = tuple(dict.fromkeys((*stop_ids, *tokenizer.eos_ids)))
         self._constrainer = Constrainer(tokenizer, self._stop_ids, engine.vocab_size)
         self._answers: dict[str, _Answer] = {}
@@ -225,6 +228,37 @@ class TextEngine:
             if not finished:
                 self._forget(request.id)
             self._undelivered.extend(others)
+
+    def save_prefix(self, path: Path, request: TextRequest, *, force: bool = False) -> int:
+        """Write the keys and values of the request's beginning, as much as is held of it; gives the bytes, 0 without a file.
+
+        Raises:
+            PromptError: see `encode`.
+            ArtifactError, ResourceError: see `prefix_file.write`.
+        """
+        return self._write(path, self.engine.held(self.encode(request)), force=force)
+
+    def save_shared(self, path: Path, *, force: bool = False) -> int:
+        """Write what more than one request has begun with; gives the bytes, 0 where that is nothing or all from files.
+
+        Raises:
+            ArtifactError, ResourceError: see `prefix_file.write`.
+        """
+        pieces = self.engine.shared()
+        return self._write(path, pieces if self.engine.prefixes.news else [], force=force)
+
+    def load_prefixes(self, path: Path) -> int:
+        """Take keys and values from a file that one of the two wrote, as far as there is room; gives the tokens.
+
+        Raises:
+            ArtifactError: absent, damaged, or another model's; nothing of it is used.
+        """
+        return self.engine.prefixes.load(path, self._model)
+
+    def _write(self, path: Path, pieces: list[prefix_file.Piece], *, force: bool) -> int:
+        if not pieces:
+            return 0
+        return prefix_file.write(path, pieces, model=self._model, shape=self.engine.cache_shape, force=force)
 
     def _forget(self, request_id: str) -> None:
         self._answers.pop(request_id, None)

@@ -4,6 +4,7 @@
     job.py       what a job is, so that answers are never continued as another's
     answers.py   the answers file: appended, recovered, locked
     batch.py     rows through the engine, several at once
+    prefixes.py  what prompts begin with in common, kept from job to job
 
 >>> from aiasst import load
 >>> from aiasst.engine.text import Sampling, TextRequest
@@ -31,6 +32,7 @@ from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.run.answers import AnswersFile, AnswersStream, Done, open_answers
 from aiasst.run.batch import Meter, answer_rows
 from aiasst.run.job import Job
+from aiasst.run.prefixes import folder_for, kept
 from aiasst.run.prompts import BadRow, Prompts, Row, RowReader, open_prompts
 
 __all__ = ["Summary", "load", "run"]
@@ -81,7 +83,9 @@ def run(
     sampling: Sampling | None = None,
     stop: tuple[str, ...] = (),
     restart: bool = False,
+    prefix_cache: Path | None = None,
     progress: ProgressFn = silent,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Summary:
     """Answer every row of a prompts file.
 
@@ -95,7 +99,9 @@ def run(
         sampling: what holds where a row says nothing; None: what the checkpoint recommends. Without a seed one is drawn.
         stop: strings that end an answer, for rows that name none.
         restart: throw earlier answers of the file away.
+        prefix_cache: a folder that keeps, from job to job, what prompts begin with in common; made where it is missing.
         progress: told of rows and tokens a second.
+        note: told why something kept could not be used, or was not kept.
 
     Raises:
         ArtifactError: the folder, a file or the config is missing or wrong, or the answers belong to another job.
@@ -103,6 +109,7 @@ def run(
     """
     model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
     wanted = sampling or default_sampling(model.path)
+    keep_in = None if prefix_cache is None else folder_for(prefix_cache)
     with open_prompts(prompts) as source:
         job = Job.of(model, prompts_sha256=source.sha256, rows=source.rows, sampling=wanted, stop=stop)
         with _opened(prompts, answers, source, job, seed_given=wanted.seed is not None, restart=restart) as sink:
@@ -113,7 +120,8 @@ def run(
                 progress(Progress("load", 1, 1, model.path.name))
                 meter = Meter(source.rows, sink.done.rows, progress)
                 rows = RowReader(replace(wanted, seed=None), stop, sink.job.seed)
-                answer_rows(engine, _left(source, rows, sink.done), sink.append, meter)
+                with kept(engine, keep_in, model.path.resolve().name, note):
+                    answer_rows(engine, _left(source, rows, sink.done), sink.append, meter)
             return _summary(sink, meter)
 
 

@@ -44,6 +44,24 @@ def test_several_lines_are_several_turns(story: Path) -> None:
     assert said["turns"][1]["usage"]["cached_tokens"] >= said["turns"][0]["usage"]["prompt_tokens"]
 
 
+def test_a_conversation_goes_on_after_a_restart_without_reading_it_again(story: Path, tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    options = ("--max-tokens", "20", "--temperature", "0", "--json", "--resume", str(path))
+    first = start(*options, stdin=f"{BEGIN} went into the wood with her brother and a basket\n")
+    assert first.returncode == 0, first.stderr
+    assert "A new conversation" in first.stderr and "beside it (talk.json.kv)" in first.stderr
+    before = json.loads(first.stdout)["turns"][0]["usage"]
+    second = start(*options, stdin="Then\n")
+    turns = json.loads(second.stdout)["turns"]
+    assert [turn["usage"] is None for turn in turns] == [True, False]
+    assert turns[1]["usage"]["cached_tokens"] >= before["prompt_tokens"] + before["completion_tokens"] - 2
+    (tmp_path / "talk.json.kv").write_bytes(b"damaged")
+    third = start(*options, stdin="Then\n")
+    assert third.stderr.count("read anew: talk.json.kv is damaged") == 1
+    assert json.loads(third.stdout)["turns"][2]["usage"]["cached_tokens"] == 0
+    assert len(json.loads(path.read_text(encoding="utf-8"))["turns"]) == 3
+
+
 def test_an_answer_is_held_to_a_schema_a_regex_or_a_grammar(tmp_path: Path) -> None:
     schema, grammar = tmp_path / "dog.json", tmp_path / "sum.lark"
     schema.write_text(

@@ -45,6 +45,28 @@ def answers_in(path: Path) -> dict[Any, dict[str, Any]]:
     return found
 
 
+def test_what_prompts_share_is_computed_once_and_kept_for_the_next_job(story: Path, tmp_path: Path) -> None:
+    shots = "The fox is red and the wood is green. The sea is blue and the snow is white. The night is"
+    prompts, kept = tmp_path / "shots.jsonl", tmp_path / "kept"
+    prompts.write_text("".join(json.dumps({"prompt": f"{shots} {word}"}) + "\n" for word in ("dark", "old", "long")))
+
+    def cached(out: Path) -> int:
+        ended = start(
+            story, prompts, "-o", out, "--max-tokens", 3, "--temperature", 0, "--prefix-cache", kept, "--json"
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "anew" not in ended.stderr
+        answers.append([line["text"] for line in answers_in(out).values()])
+        return int(json.loads(ended.stdout)["cached_tokens"])
+
+    answers: list[list[str]] = []
+    first = cached(tmp_path / "a.jsonl")
+    assert [file.suffix for file in kept.iterdir()] == [".kv"]
+    second = cached(tmp_path / "b.jsonl")
+    assert first % 2 == 0 and second == first // 2 * 3
+    assert answers[0] == answers[1]
+
+
 def test_every_row_is_answered_as_it_asks(story: Path, prompts: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "answers.jsonl"
     ended = start(story, prompts, "-o", out, "--max-tokens", 12, "--seed", 1)
