@@ -174,22 +174,26 @@ class DecoderSession:
         self._logits = np.empty((0, 1, self.vocab_size), self._logits_dtype)
 
     @classmethod
-    def open(cls, folder: ModelFolder, settings: SessionSettings | None = None) -> DecoderSession:
-        """Open the decoder of a model folder.
+    def open(
+        cls, folder: ModelFolder, settings: SessionSettings | None = None, *, twin: bool = False
+    ) -> DecoderSession:
+        """Open the decoder of a model folder, or its second form where `twin`.
 
         Raises:
-            ArtifactError: the folder is no causal decoder, or its graph is damaged.
+            ArtifactError: the folder is no causal decoder, has no second form, or the graph is damaged.
             ResourceError: the execution provider does not load, or memory is short.
         """
         shape = folder.manifest.shape
         if shape is None:
             raise ArtifactError(f"{folder.path} holds a foreign graph, no text generator", _HINT)
-        graph = GraphSession.open(folder.graph, settings)
+        if twin and folder.manifest.twin is None:
+            raise ArtifactError(f"{folder.path} has no second form", "write one: aiasst quantize DIR --bits 4 --twin")
+        graph = GraphSession.open(folder.twin_graph if twin else folder.graph, settings)
         return cls(
             graph,
             context_length=shape.context_length,
             vocab_size=shape.vocab_size,
-            weight_bytes=folder.weight_bytes,
+            weight_bytes=folder.twin_weight_bytes if twin else folder.weight_bytes,
         )
 
     def step(self, ids: Ids, lengths: Sequence[int], cache_rows: Sequence[Array], all_logits: bool = False) -> Floats:
