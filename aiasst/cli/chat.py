@@ -107,6 +107,8 @@ def command(
         constraint=held,
         system=system,
     )
+    if engine.forms and not quiet:
+        output.note(f"[dim]{output.plain(engine.forms)}[/]")
     _hold(conversation, model, json=json, quiet=quiet)
 
 

@@ -5,7 +5,8 @@ One `step` is one run of the session: a chunk of one prompt, or one token for ev
 A request with a seed gets the same answer alone and in company, as far as the session's logits are the same. In fp32 they
 are, bit by bit. ONNX Runtime's kernels for 4 and 8 bits round one row differently from several (up to 0.1 of a logit on
 the story checkpoint), so that a quantized model may part ways at a near tie; from two rows up the number of rows changes
-nothing at all (measured with 2 to 16 rows in int2, int4, int8 and w8a8).
+nothing at all (measured with 2 to 16 rows in int2, int4, int8 and w8a8). A session of two forms (`runtime.pair`) changes
+hands at its crossover, which is another such rounding.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CHUNK = 256
 
 
 class Decoder(Protocol):
-    """What the engine needs of a session; `runtime.session.DecoderSession` is the real one."""
+    """What the engine needs of a session; `runtime.session.DecoderSession` and `runtime.pair.PairedSession` are the real ones."""
 
     layers: int
     kv_heads: int

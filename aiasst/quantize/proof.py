@@ -66,9 +66,10 @@ class Proof:
             return
         card = self._measured(folder, progress)
         if budget is not None:
+            worst_kl, worst_top1 = _worst(card)
             budget.check(
-                kl_mean=card.kl_mean,
-                top1_agreement=card.top1_agreement,
+                kl_mean=worst_kl,
+                top1_agreement=worst_top1,
                 nbytes=card.bytes,
                 bits_per_weight=card.bits_per_weight,
             )
@@ -89,8 +90,17 @@ class Proof:
                 name=name,
                 original=original,
                 bytes_before=source.weight_bytes,
+                work=Path(work),
                 progress=progress,
             )
+
+
+def _worst(card: AccuracyCard) -> tuple[float | None, float | None]:
+    """Mean KL divergence and top-1 agreement of whichever form, or both together, is furthest from the original."""
+    forms = [card] if card.pair is None else [card, card.pair, card.pair.twin]
+    kl = [form.kl_mean for form in forms if form.kl_mean is not None]
+    top1 = [form.top1_agreement for form in forms if form.top1_agreement is not None]
+    return max(kl, default=None), min(top1, default=None)
 
 
 def _answers(original: LayeredModel, windows: Windows, vocabulary: int, work: Path, progress: ProgressFn) -> Scorer:

@@ -35,9 +35,9 @@ class SessionSettings:
     then beside another one, whose threads would find the cores taken."""
 
 
-def settings_from(decisions: Decisions) -> SessionSettings:
-    """The settings that a device config decided on."""
-    return SessionSettings(decisions.provider.value, decisions.threads.value, decisions.affinity.value)
+def settings_from(decisions: Decisions, *, rests: bool = False) -> SessionSettings:
+    """The settings that a device config decided on; `rests` as in `SessionSettings`."""
+    return SessionSettings(decisions.provider.value, decisions.threads.value, decisions.affinity.value, rests=rests)
 
 
 def session_options(settings: SessionSettings) -> ort.SessionOptions:
