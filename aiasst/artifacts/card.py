@@ -222,7 +222,7 @@ def _pair_measures(pair: PairScores) -> Iterator[tuple[str, str, str]]:
         ("KL divergence, 99.9th percentile", both("{:.4f} nats", pair.kl_p999, alone.kl_p999)),
         ("top-1 agreement", both("{:.2%}", pair.top1_agreement, alone.top1_agreement)),
     ]
-    meaning = "the w8a8 form reads the prompt (and answers as well: many at once)"
+    meaning = "the second form reads the prompt (in brackets: and answers, as with many at once)"
     yield from ((f"both forms: {name}", value, meaning) for name, value in rows if value)
     yield "both forms: size", f"{pair.bytes:,} bytes", "on disk; one form alone is enough to run"
     yield "both forms: bits per weight", f"{pair.bits_per_weight:.2f}", "what both have alike counts once"
@@ -264,7 +264,9 @@ def bits_per_weight(manifest: Manifest) -> float:
 def bits_of_both(manifest: Manifest) -> float:
     """Bits of all parameters in both forms of a folder that has two, as `bits_per_weight`: what is shared counts once."""
     assert manifest.twin is not None
-    second = {f"twin/{name}": row.model_copy(update={"shared_with": "first"}) for name, row in manifest.twin.weights.items()}
+    second = {
+        f"twin/{name}": row.model_copy(update={"shared_with": "first"}) for name, row in manifest.twin.weights.items()
+    }
     return bits_per_weight(manifest.model_copy(update={"weights": {**manifest.weights, **second}}))
 
 

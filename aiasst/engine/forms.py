@@ -38,4 +38,3 @@ def forms_in_words(folder: ModelFolder, decisions: Decisions) -> str:
     if not decisions.twin.use:
         return f"one form of two runs: {decisions.twin.reason}"
     return f"two forms run, w8a8 from {decisions.twin.from_rows} rows up: {decisions.twin.reason}"
-

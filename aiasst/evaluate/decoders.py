@@ -113,9 +113,9 @@ def measure_decoder(
     with tempfile.TemporaryDirectory(prefix="aiasst-", dir=work) as place:
         contexts = KeptContexts(Path(place))
         # One form in memory at a time.
-        twin = measuring.scores(
-            reference, [KeepingScorer(DecoderSession.open(folder, settings, twin=True), contexts)]
-        )[0]
+        twin = measuring.scores(reference, [KeepingScorer(DecoderSession.open(folder, settings, twin=True), contexts)])[
+            0
+        ]
         session = DecoderSession.open(folder, settings)
         first, both = measuring.scores(reference, [DecoderScorer(session), ContinuingScorer(session, contexts)])
     pair = PairScores(

@@ -22,9 +22,7 @@ _SECONDS = 12.0
 _LEAST_REPEATS, _MOST_REPEATS, _POINT_SECONDS = 3, 12, 1.0
 
 
-def measure_forms(
-    folder: ModelFolder, costs: Costs, decisions: Decisions, *, progress: ProgressFn = silent
-) -> Costs:
+def measure_forms(folder: ModelFolder, costs: Costs, decisions: Decisions, *, progress: ProgressFn = silent) -> Costs:
     """`costs` with what runs of both forms of `folder` take, in turn; as they were where `decisions` find no room for both.
 
     Raises:

@@ -125,9 +125,7 @@ class Job:
             own = calibrate(twin.task, work, _named(progress), lookups=first)
         return TwinContents(own, first, twin.inventory)
 
-    def _fill(
-        self, staging: Path, contents: Contents, second: TwinContents | None, progress: ProgressFn
-    ) -> None:
+    def _fill(self, staging: Path, contents: Contents, second: TwinContents | None, progress: ProgressFn) -> None:
         model = self.prepared.source.model
         others = other_rows(self.prepared.source, self.prepared.inventory)
         with WeightsFile(staging / WEIGHTS_NAME, lends=second is not None) as file:

@@ -160,7 +160,9 @@ class _Preparation:
         elif wishes.max_ram is not None:
             Estimate(self._after(plan, None, plainly=True, second=second)).refuse(wishes.max_ram)
         if second is not None:
-            notes.append(f"the second form ({second.recipe.name}) takes {human_bytes(_own_bytes(second))} beside this one")
+            notes.append(
+                f"the second form ({second.recipe.name}) takes {human_bytes(_own_bytes(second))} beside this one"
+            )
         plan = replace(plan, notes=tuple(notes), mix=mix)
         twin = None if second is None else Twin(*self.again(), second, second_task)
         return Prepared(self.source, self.inventory, plan, samples, task, self._destination(plan), wishes.budget, twin)
@@ -270,7 +272,13 @@ class _Preparation:
             return writing, estimate.proof_of_whole(shape, folder, original, torch=not plainly)
         cached = 2 * FLOAT * facts.layers * facts.kv_heads * facts.head_dim
         proof = estimate.proof_in_layers(
-            shape, folder, parameters=plan.parameters, context=facts.context_length, torch=not plainly, twin=twin, cached=cached
+            shape,
+            folder,
+            parameters=plan.parameters,
+            context=facts.context_length,
+            torch=not plainly,
+            twin=twin,
+            cached=cached,
         )
         return writing, proof
 

@@ -106,7 +106,9 @@ def twin_rows(
         shared: weights that it shares.
         stored_by_first: tensors (norms, tables) that came out the same, byte by byte.
     """
-    borrowed = {name for name, row in rows.items() if row.shared_with is None and (name in shared or name in stored_by_first)}
+    borrowed = {
+        name for name, row in rows.items() if row.shared_with is None and (name in shared or name in stored_by_first)
+    }
     return {
         name: row.model_copy(update={"shared_with": name, "bytes": 0}) if name in borrowed else row
         for name, row in rows.items()
@@ -115,9 +117,7 @@ def twin_rows(
 
 def _vectors_of(found: Sequence[Found], products: Collection[str]) -> set[str]:
     """Names of the norms' vectors that `products` take scales from, and of the biases that are added to them."""
-    names = {
-        name for fold in find_norms(found).values() if set(fold.weights) <= set(products) for name in fold.vectors
-    }
+    names = {name for fold in find_norms(found).values() if set(fold.weights) <= set(products) for name in fold.vectors}
     for each in found:
         if each.matrix.name in products:
             biases = (added_bias(use.node, each.matrix.n).bias for use in each.uses if not use.lookup)

@@ -1,6 +1,6 @@
 """The file of weights beside a graph: read and written tensor by tensor, so that only one is in memory. Knows no format.
 
-A second graph in the same folder has a file of its own, and refers to the first one's for whatever lies there already, byte by byte.
+A second graph in the same folder has a file of its own, and refers to the first one's for whatever lies there already.
 """
 
 from __future__ import annotations
