@@ -62,7 +62,7 @@ def command(
         bool,
         typer.Option(
             "--twin",
-            help="Write a w8a8 form beside it, which reads long prompts and many sequences at once twice as fast.",
+            help="Write a w8a8 form beside it, faster for long prompts and many sequences at once.",
         ),
     ] = False,
     calibration: Annotated[

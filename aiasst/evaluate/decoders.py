@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aiasst.artifacts.card import FormScores, MeasuredText, PairScores, bits_of_both
-from aiasst.artifacts.model_folder import ModelFolder
+from aiasst.artifacts.model_folder import ModelFolder, disk_errors
 from aiasst.errors import ArtifactError, UsageError
 from aiasst.evaluate.fitness import finite, refuse_unmeasurable
 from aiasst.evaluate.pair import ContinuingScorer, KeepingScorer, KeptContexts
@@ -25,6 +25,7 @@ from aiasst.tokenizer import Tokenizer
 Ids = npt.NDArray[np.int64]
 
 _LEAST_WINDOW = 8
+_NO_ROOM = "free some space there, or name another place for temporary files (TMPDIR)"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def measure_decoder(
     if folder.manifest.twin is None:
         session = DecoderSession.open(folder, settings)
         return measuring.scores(reference, [DecoderScorer(session)])[0] | {"text": text}
-    with tempfile.TemporaryDirectory(prefix="aiasst-", dir=work) as place:
+    with tempfile.TemporaryDirectory(prefix="aiasst-", dir=work) as place, disk_errors(Path(place), _NO_ROOM):
         contexts = KeptContexts(Path(place))
         # One form in memory at a time.
         twin = measuring.scores(reference, [KeepingScorer(DecoderSession.open(folder, settings, twin=True), contexts)])[

@@ -60,6 +60,11 @@ class ModelNeeds:
         """Weights in memory, as ONNX Runtime packs them."""
         return int(self.weight_bytes * WEIGHTS_IN_MEMORY)
 
+    @property
+    def resident_of_both(self) -> int:
+        """The same with the second form beside the first."""
+        return int((self.weight_bytes + self.twin_bytes) * WEIGHTS_IN_MEMORY)
+
 
 def decide(hardware: Hardware, costs: Costs = Costs(), needs: ModelNeeds | None = None) -> Decisions:  # noqa: B008 - frozen
     """Provider, threads, affinity, slots and memory ceiling for `hardware`, and for a model where `needs` are told."""
@@ -67,13 +72,18 @@ def decide(hardware: Hardware, costs: Costs = Costs(), needs: ModelNeeds | None 
     threads = _threads(hardware, costs, cores, why_cores)
     ceiling = _memory_ceiling(hardware, needs)
     slots = _slots(costs, threads.value, ceiling.value, needs)
+    twin = None if needs is None else decide_twin(costs, slots.value, ceiling.value, needs)
+    if twin is not None and twin.use:
+        # More rows may pay with the second form; as far as there is memory for them beside both.
+        paired = _slots(costs, threads.value, ceiling.value, needs, twin=True)
+        slots = paired if paired.value > slots.value else slots
     return Decisions(
         provider=_provider(hardware),
         threads=threads,
         affinity=_affinity(hardware, cores, threads.value),
         slots=slots,
         memory_ceiling_bytes=ceiling,
-        twin=None if needs is None else decide_twin(costs, slots.value, ceiling.value, needs),
+        twin=twin,
     )
 
 
@@ -87,7 +97,7 @@ def decide_twin(costs: Costs, slots: int, ceiling: int, needs: ModelNeeds) -> Tw
     rows, reason = _crossover(costs, needs.weight_format)
     tokens = min(needs.context_length, _USUAL_TOKENS)
     cache = slots * tokens * needs.cache_bytes_per_token
-    weights = int((needs.weight_bytes + needs.twin_bytes) * WEIGHTS_IN_MEMORY)
+    weights = needs.resident_of_both
     if rows is None:
         return TwinDecision(use=False, from_rows=_USUAL_CROSSOVER, reason=reason)
     if weights + cache > ceiling:
@@ -232,13 +242,15 @@ def _memory_ceiling(hardware: Hardware, needs: ModelNeeds | None) -> CountDecisi
     return CountDecision(value=value, reason=reason)
 
 
-def _slots(costs: Costs, threads: int, ceiling: int, needs: ModelNeeds | None) -> CountDecision:
-    value, reason = _slots_by_speed(costs, threads, needs)
+def _slots(costs: Costs, threads: int, ceiling: int, needs: ModelNeeds | None, *, twin: bool = False) -> CountDecision:
+    """`twin`: with both forms in memory, each where it is faster."""
+    value, reason = _slots_by_speed(costs, threads, needs, twin=twin)
     if needs is None or not needs.cache_bytes_per_token:
         return CountDecision(value=value, reason=reason)
     tokens = min(needs.context_length, _USUAL_TOKENS)
     each = tokens * needs.cache_bytes_per_token
-    fitting = max(1, (ceiling - needs.resident_bytes) // max(1, each))
+    resident = needs.resident_of_both if twin else needs.resident_bytes
+    fitting = max(1, (ceiling - resident) // max(1, each))
     if fitting < value:
         value, reason = fitting, f"more do not fit: a sequence of {tokens} tokens takes {_size(each)} of cache"
     else:
@@ -246,9 +258,11 @@ def _slots(costs: Costs, threads: int, ceiling: int, needs: ModelNeeds | None) -
     return CountDecision(value=value, reason=reason)
 
 
-def _slots_by_speed(costs: Costs, threads: int, needs: ModelNeeds | None) -> tuple[int, str]:
+def _slots_by_speed(costs: Costs, threads: int, needs: ModelNeeds | None, *, twin: bool) -> tuple[int, str]:
     """The number of rows up to which a product gives more rows a second."""
     points = _points_of(costs, needs.weight_format if needs else "")
+    if twin and points:
+        points = _faster(points, _points_of(costs, _TWIN_FORMAT))
     if len(points) < 2:
         slots = next(slots for least, slots in _QUICK_SLOTS if threads >= least)
         return slots, f"usual for {_count(threads, 'thread')}; nothing was measured"
@@ -270,6 +284,12 @@ def _points_of(costs: Costs, weight_format: str) -> list[MatmulPoint]:
     measured = {point.format for point in costs.matmul}
     wanted = weight_format if weight_format in measured else _USUAL_FORMAT
     return sorted((point for point in costs.matmul if point.format == wanted), key=lambda point: point.rows)
+
+
+def _faster(points: Sequence[MatmulPoint], others: Sequence[MatmulPoint]) -> list[MatmulPoint]:
+    """The faster of two formats for each number of rows of `points`; a single row is the first one's."""
+    rivals = {other.rows: other for other in others if other.rows >= _LEAST_CROSSOVER}
+    return [min(point, rivals.get(point.rows, point), key=lambda one: one.microseconds) for point in points]
 
 
 def _rate(point: MatmulPoint) -> float:

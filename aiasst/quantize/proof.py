@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiasst.artifacts.card import AccuracyCard, write_card
+from aiasst.artifacts.card import AccuracyCard, FormScores, write_card
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.errors import BudgetRefused
 from aiasst.evaluate.decoders import Windows, prepare_windows
@@ -97,7 +97,9 @@ class Proof:
 
 def _worst(card: AccuracyCard) -> tuple[float | None, float | None]:
     """Mean KL divergence and top-1 agreement of whichever form, or both together, is furthest from the original."""
-    forms = [card] if card.pair is None else [card, card.pair, card.pair.twin]
+    forms: list[AccuracyCard | FormScores] = [card]
+    if card.pair is not None:
+        forms += [card.pair, card.pair.twin]
     kl = [form.kl_mean for form in forms if form.kl_mean is not None]
     top1 = [form.top1_agreement for form in forms if form.top1_agreement is not None]
     return max(kl, default=None), min(top1, default=None)

@@ -280,6 +280,21 @@ def test_decide_includes_the_second_form() -> None:
     assert tight.slots == decide(machine(memory_free_bytes=4 * GIB), needs=ModelNeeds("pair", GIB, 1024, 4096)).slots
 
 
+def test_more_sequences_pay_with_the_second_form_where_there_is_memory() -> None:
+    first, second = products({1: 20, 8: 97, 32: 366}), products({1: 10, 8: 120, 32: 175}, "w8a8")
+    costs = Costs(matmul=(*first.matmul, *second.matmul))
+    one = ModelNeeds("pair", GIB, 1024, 4096, "int4-b128")
+    roomy, tight = machine(memory_free_bytes=10 * GIB), machine(memory_free_bytes=int(4.6 * GIB))
+    alone = decide(roomy, costs, one).slots
+    both = decide(roomy, costs, TWO_FORMS)
+    assert (alone.value, both.slots.value) == (8, 32)
+    assert "32 rows (w8a8)" in both.slots.reason
+    # A single row stays the first form's, however fast the second's product of one row is.
+    assert "3.7 times" in both.slots.reason
+    fewer = decide(tight, costs, TWO_FORMS)
+    assert fewer.twin is not None and fewer.twin.use and 8 <= fewer.slots.value < 32
+
+
 @given(
     st.lists(
         st.tuples(st.integers(1, 512), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3)),
