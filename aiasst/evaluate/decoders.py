@@ -114,9 +114,9 @@ def measure_decoder(
     with tempfile.TemporaryDirectory(prefix="aiasst-", dir=work) as place, disk_errors(Path(place), _NO_ROOM):
         contexts = KeptContexts(Path(place))
         # One form in memory at a time.
-        twin = measuring.scores(reference, [KeepingScorer(DecoderSession.open(folder, settings, twin=True), contexts)])[
-            0
-        ]
+        reader = KeepingScorer(DecoderSession.open(folder, settings, twin=True), contexts)
+        (twin,) = measuring.scores(reference, [reader])
+        del reader
         session = DecoderSession.open(folder, settings)
         first, both = measuring.scores(reference, [DecoderScorer(session), ContinuingScorer(session, contexts)])
     pair = PairScores(
