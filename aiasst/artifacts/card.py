@@ -62,6 +62,29 @@ class TaskScores(Document):
     """Of the model."""
 
 
+class FormScores(Document):
+    """What a decoder kept of its accuracy when its second form does some of the work. Names as in the card."""
+
+    perplexity_after: Number
+    kl_mean: Number | None = None
+    kl_p999: Number | None = None
+    kl_max: Number | None = None
+    top1_agreement: Share | None = None
+    accuracy_after: Share
+    retained_percent: Number | None = None
+
+
+class PairScores(FormScores):
+    """Of both forms together as they are used: the second reads the prompt, the first answers."""
+
+    twin: FormScores
+    """Of the second form alone: many sequences at once, which it decodes as well."""
+    bytes: int
+    """Graphs and weights of both on disk."""
+    bits_per_weight: Number
+    """Of both on disk, everything included."""
+
+
 class AccuracyCard(Document):
     """`card.json`. What does not apply is null: `…_before` without an original, tokens for an encoder, similarity for a decoder."""
 
@@ -91,6 +114,9 @@ class AccuracyCard(Document):
     """Cosine of a text's vector with the original's."""
     similarity_min: Number | None = None
     scores: TaskScores | None = None
+
+    pair: PairScores | None = None
+    """Of the folder's two forms together; null where there is one. All else on the card is the first form's."""
 
     bytes: int
     """Graph and weights on disk."""
@@ -140,6 +166,8 @@ class AccuracyCard(Document):
         before = f"{self.bytes_before:,} → " if self.bytes_before is not None else ""
         yield "size", f"{before}{self.bytes:,} bytes", "graph and weights on disk"
         yield "bits per weight", f"{self.bits_per_weight:.2f}", "scales, zero points, embeddings and head included"
+        if self.pair is not None:
+            yield from _pair_measures(self.pair)
 
     def _decoder_measures(self) -> Iterator[tuple[str, str, str]]:
         if self.perplexity_after is not None:
@@ -181,6 +209,25 @@ class AccuracyCard(Document):
         return f"Measured on {text_in_words(self.text)}, {where}."
 
 
+def _pair_measures(pair: PairScores) -> Iterator[tuple[str, str, str]]:
+    """Rows of both forms together; after each value, in brackets, that of the second form alone."""
+
+    def both(form: str, read: float | None, alone: float | None) -> str:
+        return "" if read is None or alone is None else f"{form.format(read)} ({form.format(alone)})"
+
+    alone = pair.twin
+    rows = [
+        ("perplexity", both("{:.3f}", pair.perplexity_after, alone.perplexity_after)),
+        ("KL divergence, mean", both("{:.4f} nats", pair.kl_mean, alone.kl_mean)),
+        ("KL divergence, 99.9th percentile", both("{:.4f} nats", pair.kl_p999, alone.kl_p999)),
+        ("top-1 agreement", both("{:.2%}", pair.top1_agreement, alone.top1_agreement)),
+    ]
+    meaning = "the second form reads the prompt (in brackets: and answers, as with many at once)"
+    yield from ((f"both forms: {name}", value, meaning) for name, value in rows if value)
+    yield "both forms: size", f"{pair.bytes:,} bytes", "on disk; one form alone is enough to run"
+    yield "both forms: bits per weight", f"{pair.bits_per_weight:.2f}", "what both have alike counts once"
+
+
 _SCORE_MEANINGS = {
     "spearman": "rank correlation of cosines with people's scores",
     "pearson": "correlation of cosines with people's scores",
@@ -212,6 +259,15 @@ def bits_per_weight(manifest: Manifest) -> float:
     weights = [weight for weight in manifest.weights.values() if weight.role != "rotary"]
     count = sum(math.prod(weight.shape) for weight in weights if weight.shared_with is None)
     return round(8 * sum(weight.bytes for weight in weights) / max(1, count), 4)
+
+
+def bits_of_both(manifest: Manifest) -> float:
+    """Bits of all parameters in both forms of a folder that has two, as `bits_per_weight`: what is shared counts once."""
+    assert manifest.twin is not None
+    second = {
+        f"twin/{name}": row.model_copy(update={"shared_with": "first"}) for name, row in manifest.twin.weights.items()
+    }
+    return bits_per_weight(manifest.model_copy(update={"weights": {**manifest.weights, **second}}))
 
 
 def read_card(folder: ModelFolder) -> AccuracyCard | None:

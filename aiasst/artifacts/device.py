@@ -121,11 +121,25 @@ class MatmulPoint(Document):
     """As of the bandwidth."""
 
 
+class FormsPoint(Document):
+    """Time of one run of this many new tokens through each form of a folder that has two."""
+
+    tokens: int
+    """Rows of the products: sequences times new tokens of each."""
+    first_milliseconds: float
+    twin_milliseconds: float
+    """Of the second form, w8a8."""
+    noise: float
+    """As of the bandwidth; the larger of the two."""
+
+
 class Costs(Document):
     """What was measured on this host; empty where nothing was."""
 
     bandwidth: tuple[BandwidthPoint, ...] = ()
     matmul: tuple[MatmulPoint, ...] = ()
+    forms: tuple[FormsPoint, ...] = ()
+    """Of the model that was named, where its folder has two forms."""
 
 
 class CountDecision(Document):
@@ -154,6 +168,15 @@ USUAL_INTER_TOKEN_LATENCY = CountDecision(
 )
 
 
+class TwinDecision(Document):
+    """Whether a folder's second form is kept in memory as well, from which size of a run on it serves, and why."""
+
+    use: bool
+    from_rows: AtLeastOne
+    """Runs of so many rows or more (sequences times new tokens of each) go through the second form."""
+    reason: str
+
+
 class Decisions(Document):
     """What run and chat obey, each value with its reason."""
 
@@ -166,6 +189,8 @@ class Decisions(Document):
     """Weights and cache together may take this much."""
     inter_token_latency_ms: CountDecision = USUAL_INTER_TOKEN_LATENCY
     """While answers are under way, prompts are read in pieces that delay their next token by no more than this."""
+    twin: TwinDecision | None = None
+    """For a folder of two forms; None: it is decided when such a folder is loaded."""
 
 
 class DeviceConfig(Document):

@@ -4,6 +4,8 @@
     ├── aiasst.json            manifest: source, task, shape, weight table, verification, quantization, files with sha256
     ├── model.onnx             the graph
     ├── model.onnx.data        the weights, external to the graph
+    ├── twin.onnx              a second form of the same model, where there is one: same inputs, outputs and cache
+    ├── twin.onnx.data         the weights that only that has; what both have alike lies in model.onnx.data
     └── tokenizer.json, tokenizer_config.json, chat_template.jinja, config.json, …   copied from the checkpoint
 
 The folder appears whole or not at all: `staged_folder` writes beside the destination and renames.
@@ -19,7 +21,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from aiasst.artifacts.document import Document, read_json, write_text_atomically
 from aiasst.errors import ArtifactError, ResourceError
@@ -27,6 +31,8 @@ from aiasst.errors import ArtifactError, ResourceError
 MANIFEST_NAME = "aiasst.json"
 GRAPH_NAME = "model.onnx"
 WEIGHTS_NAME = "model.onnx.data"
+TWIN_GRAPH_NAME = "twin.onnx"
+TWIN_WEIGHTS_NAME = "twin.onnx.data"
 MANIFEST_VERSION: Literal[1] = 1
 # What is measured on a model is no part of it.
 MEASURED_FILES = frozenset({"card.json", "CARD.md"})
@@ -97,7 +103,7 @@ class Weight(Document):
     bytes: int
     """All that it takes on disk: packed values, scales and zero points."""
     shared_with: str | None = None
-    """Name of the weight whose bytes these are (a tied lm_head); then `bytes` is 0."""
+    """Name of the weight whose bytes these are (a tied lm_head, what a second form has from the first); then `bytes` is 0."""
     rows: tuple[int, int, int] | None = None
     """Of an embedding or head that was cut: the first token whose row is here, the one behind the last, and how many there are."""
 
@@ -143,6 +149,15 @@ class Quantization(Document):
     """
 
 
+class Twin(Document):
+    """A second form of the model in the same folder, for long prompts and many sequences at once."""
+
+    quantization: Quantization
+    """How its weights were made small; `bits_per_weight` is its own, with what it shares."""
+    weights: dict[str, Weight]
+    """Its weight table; what lies in the first form's file is shared with a weight of that, and has no bytes here."""
+
+
 class FileRecord(Document):
     """Size and hash of one file of the folder."""
 
@@ -165,8 +180,17 @@ class Manifest(Document):
     """Initializer name (the stem shared by its packed parts) → what it is."""
     verification: Verification | None = None
     quantization: Quantization | None = None
+    twin: Twin | None = None
     files: dict[str, FileRecord]
     """Relative path → size and hash; every file of the folder but the manifest itself."""
+
+    @model_serializer(mode="wrap")
+    def _plain_without_twin(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A folder of one form is written, and identified, as it was before there were two.
+        data: dict[str, Any] = handler(self)
+        if self.twin is None:
+            del data["twin"]
+        return data
 
 
 @dataclass(frozen=True)
@@ -182,9 +206,30 @@ class ModelFolder:
         return self.path / GRAPH_NAME
 
     @property
+    def twin_graph(self) -> Path:
+        """Path of the second form's graph; it exists where the manifest has a `twin`."""
+        return self.path / TWIN_GRAPH_NAME
+
+    @property
     def weight_bytes(self) -> int:
-        """Bytes of graph and weights on disk."""
-        return sum(r.bytes for name, r in self.manifest.files.items() if name.startswith(GRAPH_NAME))
+        """Bytes of graph and weights on disk; of the first form, where there are two."""
+        return self._bytes_of(GRAPH_NAME)
+
+    @property
+    def twin_bytes(self) -> int:
+        """Bytes on disk of the second form beside the first; 0 where there is none."""
+        return self._bytes_of(TWIN_GRAPH_NAME)
+
+    @property
+    def twin_weight_bytes(self) -> int:
+        """Bytes of graph and weights that running the second form reads, those it shares included; 0 where there is none."""
+        if self.manifest.twin is None:
+            return 0
+        lenders = {row.shared_with for row in self.manifest.twin.weights.values() if row.shared_with is not None}
+        return self.twin_bytes + sum(row.bytes for name, row in self.manifest.weights.items() if name in lenders)
+
+    def _bytes_of(self, graph: str) -> int:
+        return sum(r.bytes for name, r in self.manifest.files.items() if name.startswith(graph))
 
     @property
     def identity(self) -> str:
@@ -217,6 +262,11 @@ class ModelFolder:
                 "convert the checkpoint again with this version",
             )
         manifest = Manifest.parse(data, str(path / MANIFEST_NAME))
+        if manifest.twin is not None and not {TWIN_GRAPH_NAME, TWIN_WEIGHTS_NAME} <= manifest.files.keys():
+            raise ArtifactError(
+                f"{path / MANIFEST_NAME} tells of a second form, and lists no {TWIN_GRAPH_NAME} with its weights",
+                "quantize the original again: aiasst quantize DIR --bits 4 --twin",
+            )
         for name, record in manifest.files.items():
             file = inside(path, name)
             if not file.is_file():

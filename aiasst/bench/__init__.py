@@ -39,7 +39,7 @@ from aiasst.bench.peers import Peer, PeerModel, check_peer, started
 from aiasst.bench.report import Against, Decoding, PeerDecoding, Report
 from aiasst.bench.work import Bench, shape_of
 from aiasst.errors import UsageError
-from aiasst.profile import check_machine, quick_config
+from aiasst.profile import check_machine, fitted, quick_config
 from aiasst.progress import Progress, ProgressFn, silent
 
 __all__ = ["PROMPT_TOKENS", "SEQUENCES", "PeerModel", "Report", "bench"]
@@ -124,6 +124,7 @@ def bench(
         bandwidth_share=bandwidth_share(token_bytes, decode[0].speed.best, bandwidth),
         cache_bytes=machine.cache_bytes,
         against=against_peer,
+        forms=work.forms,
     )
 
 
@@ -141,7 +142,7 @@ def _device(model: ModelFolder, config: str | Path | DeviceConfig | None) -> Dev
         return quick_config(model)
     device = config if isinstance(config, DeviceConfig) else load_device_config(Path(config))
     check_machine(device)
-    return device
+    return fitted(device, model)
 
 
 def _name(hardware: Hardware) -> str:

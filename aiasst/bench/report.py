@@ -79,6 +79,8 @@ class Report:
     cache_bytes: int
     """Of the last level."""
     against: Against | None
+    forms: str = ""
+    """A line on which forms of the model ran, where the folder has two."""
 
     @property
     def noise(self) -> float:

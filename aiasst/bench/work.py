@@ -14,9 +14,10 @@ import numpy as np
 from aiasst.artifacts.device import DeviceConfig
 from aiasst.artifacts.model_folder import ModelFolder, Shape
 from aiasst.engine.engine import Engine
+from aiasst.engine.forms import forms_in_words, forms_of, open_decoder
 from aiasst.engine.requests import Event, Request, Sampling
 from aiasst.errors import ArtifactError
-from aiasst.runtime.session import DecoderSession, GraphSession, settings_from
+from aiasst.runtime.session import DecoderSession
 
 DECODE_PROMPT = 16
 """Tokens before the first one that is decoded: few, so that decoding is measured and not attention to a long past."""
@@ -67,15 +68,11 @@ class Bench:
             ArtifactError: the folder is no text generator, or its graph is damaged.
             ResourceError: the execution provider does not load, or not even one sequence fits.
         """
-        shape = shape_of(folder)
-        graph = GraphSession.open(folder.graph, settings_from(config.decisions))
-        self._watch = Stopwatch(graph.session)
-        session = DecoderSession(
-            GraphSession(self._watch, graph.name),
-            context_length=shape.context_length,
-            vocab_size=shape.vocab_size,
-            weight_bytes=folder.weight_bytes,
-        )
+        shape_of(folder)
+        session = open_decoder(folder, config.decisions)
+        self.forms = forms_in_words(folder, config.decisions)
+        """A line on which forms of the model run, where it has two."""
+        self._watches = [_watched(form) for form in forms_of(session)]
         # The engine refuses numbers of answers that do not pay, by what it sees on its clock. Here all are to be measured:
         # on a clock that stands still none is dear. And a prompt that it has seen before must be read all the same.
         self.engine = Engine(
@@ -116,14 +113,25 @@ class Bench:
 
     def _step(self, times: list[tuple[float, float]]) -> list[Event]:
         """A step of the engine; its seconds, and those inside of the session's run, are added to `times`."""
-        inside, began = self._watch.seconds, time.perf_counter()
+        inside, began = self._inside(), time.perf_counter()
         events = self.engine.step()
-        times.append((time.perf_counter() - began, self._watch.seconds - inside))
+        times.append((time.perf_counter() - began, self._inside() - inside))
         return events
+
+    def _inside(self) -> float:
+        """Seconds that all runs so far have taken."""
+        return sum(watch.seconds for watch in self._watches)
 
     def _submit(self, name: str, prompt: int, answer: int, seed: int) -> None:
         ids = np.random.default_rng(seed).integers(0, self._vocabulary, prompt)
         self.engine.submit(Request(name, tuple(ids.tolist()), replace(self._sampling, max_tokens=answer, seed=seed)))
+
+
+def _watched(session: DecoderSession) -> Stopwatch:
+    """Put a stopwatch into a session."""
+    watch = Stopwatch(session.graph.session)
+    session.graph.session = watch
+    return watch
 
 
 def _sample(tokens: int, times: list[tuple[float, float]]) -> Sample:

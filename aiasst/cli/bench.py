@@ -145,6 +145,7 @@ def document(report: Report) -> dict[str, Any]:
         "bandwidth_bytes_per_second": round(report.bandwidth_bytes_per_second),
         "bandwidth_share": round(report.bandwidth_share, 3),
         "engine_overhead_share": {count: round(one.overhead_share, 4) for count, one in decode.items()},
+        "forms": report.forms or None,
         "against": _peer_document(report),
     }
 
@@ -261,6 +262,8 @@ def _remark(report: Report, config: Path | None, plot: Path | None) -> None:
     output.note(
         f"Run {source}: provider {report.provider}, threads {report.threads}, onnxruntime {report.onnxruntime}."
     )
+    if report.forms:
+        output.note(f"{output.plain(report.forms)}.")
     if report.left_out:
         counts = ", ".join(map(str, report.left_out))
         output.note(f"Left out: {counts} answers at once, which the memory ceiling or the context has no room for.")

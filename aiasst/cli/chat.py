@@ -116,6 +116,8 @@ def command(
         constraint=held,
         system=system,
     )
+    if engine.forms and not quiet:
+        output.note(f"[dim]{output.plain(engine.forms)}[/]")
     _hold(conversation, model, resume=resume, json=json, quiet=quiet)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +12,7 @@ from aiasst.cli import output
 from aiasst.cli.options import Folder, Json
 
 if TYPE_CHECKING:
-    from aiasst.artifacts.model_folder import Manifest, ModelFolder, Weight
+    from aiasst.artifacts.model_folder import ModelFolder, Weight
 
 _Grid = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Column names and rows of a table."""
@@ -43,9 +43,13 @@ def command(
     output.section(str(folder), _facts(model, hashes_checked=check))
     if card := read_card(model):
         output.section(f"\nAccuracy{f' against {card.original}' if card.original else ''}", cards.brief(card))
-    output.table("Weights by role", *_by_role(model.manifest), right=("weights", "bytes", "share"))
-    if weights:
-        output.table("Weights", *_every_weight(model.manifest), right=("layer", "bytes"))
+    tables = [("", model.manifest.weights)]
+    if model.manifest.twin is not None:
+        tables.append((" of the second form", model.manifest.twin.weights))
+    for whose, rows in tables:
+        output.table(f"Weights by role{whose}", *_by_role(rows), right=("weights", "bytes", "share"))
+        if weights:
+            output.table(f"Weights{whose}", *_every_weight(rows), right=("layer", "bytes"))
 
 
 command.__name__ = "inspect"
@@ -78,6 +82,14 @@ def _facts(model: ModelFolder, *, hashes_checked: bool) -> list[tuple[str, str]]
                 f"recipe {quantization.recipe}, {quantization.algorithm}, {quantization.bits_per_weight:.2f} bits per weight",
             )
         )
+    if twin := manifest.twin:
+        made = twin.quantization
+        facts.append(
+            (
+                "second form",
+                f"recipe {made.recipe}, {made.algorithm}, {output.human_bytes(model.twin_bytes)} beside the first",
+            )
+        )
     if verified := manifest.verification:
         facts.append(
             (
@@ -95,11 +107,11 @@ def _facts(model: ModelFolder, *, hashes_checked: bool) -> list[tuple[str, str]]
     return facts
 
 
-def _by_role(manifest: Manifest) -> _Grid:
+def _by_role(weights: Mapping[str, Weight]) -> _Grid:
     groups: dict[tuple[str, str], list[Weight]] = {}
-    for weight in manifest.weights.values():
+    for weight in weights.values():
         groups.setdefault((weight.role, _format_label(weight)), []).append(weight)
-    total = sum(weight.bytes for weight in manifest.weights.values()) or 1
+    total = sum(weight.bytes for weight in weights.values()) or 1
     rows = [
         (role, label, str(len(group)), output.human_bytes(size := _bytes(group)), f"{size / total:.1%}")
         for (role, label), group in sorted(groups.items(), key=lambda item: -_bytes(item[1]))
@@ -107,7 +119,7 @@ def _by_role(manifest: Manifest) -> _Grid:
     return ("role", "format", "weights", "bytes", "share"), rows
 
 
-def _every_weight(manifest: Manifest) -> _Grid:
+def _every_weight(weights: Mapping[str, Weight]) -> _Grid:
     rows = [
         (
             name,
@@ -117,7 +129,7 @@ def _every_weight(manifest: Manifest) -> _Grid:
             _format_label(weight),
             str(weight.bytes),
         )
-        for name, weight in manifest.weights.items()
+        for name, weight in weights.items()
     ]
     return ("name", "role", "layer", "shape", "format", "bytes"), rows
 

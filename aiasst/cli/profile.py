@@ -63,6 +63,8 @@ def _show(config: DeviceConfig) -> None:
     if config.costs.matmul:
         columns, rows, caption = _products(config.costs)
         output.table("", columns, rows, right=columns[1:], caption=caption)
+    if config.costs.forms:
+        output.section("\nTwo forms of the model", _forms(config.costs))
     title = f"for {config.model}" if config.model else "for any model (name a model folder to fit it)"
     output.section(f"\nDecided {title}", _decisions(config.decisions))
 
@@ -148,6 +150,17 @@ def _products(costs: Costs) -> tuple[list[str], list[list[str]], str]:
     return columns, table, caption
 
 
+def _forms(costs: Costs) -> _Rows:
+    return [
+        (
+            f"{point.tokens} rows",
+            f"{point.first_milliseconds:.2f} ms, w8a8 {point.twin_milliseconds:.2f} ms "
+            f"({point.first_milliseconds / point.twin_milliseconds:.2f} times as fast)",
+        )
+        for point in costs.forms
+    ]
+
+
 def _cell(microseconds: float | None, best: float) -> str:
     if microseconds is None:
         return "-"
@@ -156,7 +169,7 @@ def _cell(microseconds: float | None, best: float) -> str:
 
 def _decisions(decisions: Decisions) -> list[tuple[str, str, str]]:
     pinned = decisions.affinity.value
-    return [
+    rows = [
         ("provider", decisions.provider.value, decisions.provider.reason),
         ("threads", str(decisions.threads.value), decisions.threads.reason),
         ("affinity", "none" if pinned is None else ",".join(map(str, pinned)), decisions.affinity.reason),
@@ -172,3 +185,6 @@ def _decisions(decisions: Decisions) -> list[tuple[str, str, str]]:
             decisions.inter_token_latency_ms.reason,
         ),
     ]
+    if (twin := decisions.twin) is not None:
+        rows.append(("second form", f"from {twin.from_rows} rows" if twin.use else "not used", twin.reason))
+    return rows

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "aiasst quantize story --bits 4\n\n"
     "aiasst quantize story --target-bpw 4.5 --plot plan.png\n\n"
+    "aiasst quantize llama --bits 4 --twin\n\n"
     "aiasst quantize llama --max-size 1.1GB --max-kld 0.03 --max-ram 6GB\n\n"
     "aiasst quantize llama --device device.json --token-ms 20 --workload 4x512+128\n\n"
     "aiasst quantize story --recipe mixed --calibration chats.jsonl -o story-small\n\n"
@@ -57,6 +58,13 @@ def command(
             help="How weights are rounded: rtn, mse, awq or gptq (default: the recipe's).",
         ),
     ] = None,
+    twin: Annotated[
+        bool,
+        typer.Option(
+            "--twin",
+            help="Write a w8a8 form beside it, faster for long prompts and many sequences at once.",
+        ),
+    ] = False,
     calibration: Annotated[
         Path | None,
         typer.Option(
@@ -154,6 +162,10 @@ def command(
     layers hurt, and bits are spent where they matter. A budget that cannot be
     kept leaves no folder and exits with 3. With --bits or --recipe, --max-kld
     and --min-top1 refuse a result that is worse.
+
+    With --twin the folder holds two forms of the model, and run and chat use
+    each where it is faster. Limits of size are the first one's; both are
+    measured, and limits of accuracy hold for both.
     """
     from aiasst.cli import plan_view
     from aiasst.quantize import preview, quantize
@@ -164,7 +176,7 @@ def command(
     wishes: dict[str, Any] = {
         "recipe": None if plans else _recipe_name(bits, recipe), "algorithm": algorithm, "calibration": calibration,
         "sequences": sequences, "seed": seed, "max_ram": _bytes(max_ram), "budget": budget,
-        "device": None if token_ms is None else _device(device),
+        "device": None if token_ms is None else _device(device), "twin": twin,
     }  # fmt: skip
     with output.progress(quiet=quiet) as progress:
         plan = preview(source, destination, **wishes, progress=progress) if plans or dry_run else None
@@ -273,10 +285,15 @@ def _show_result(folder: ModelFolder, *, json: bool, quiet: bool) -> None:
     card = read_card(folder)
     if json:
         known = {"folder": str(folder.path), "bytes": folder.weight_bytes, **facts.model_dump(mode="json")}
+        if folder.manifest.twin is not None:
+            known["twin_bytes"] = folder.twin_bytes
         output.document(known | _stable(card))
     elif not quiet:
         size = output.human_bytes(folder.weight_bytes)
         output.data(f"{folder.path}: {size}, {facts.bits_per_weight:.2f} bits per weight ({facts.recipe})")
+        if (twin := folder.manifest.twin) is not None:
+            beside = output.human_bytes(folder.twin_bytes)
+            output.data(f"and its second form: {beside} beside that, {twin.quantization.recipe}")
         if card is not None:
             cards.show(card)
         if folder.manifest.task == "text-generation":

@@ -6,7 +6,7 @@ A request with a seed gets the same answer alone and in company, as far as the s
 are, bit by bit. ONNX Runtime's kernels for 4 and 8 bits round one row differently from several (up to 0.1 of a logit on
 the story checkpoint), so that a quantized model may part ways at a near tie; from two rows up the number of rows changes
 nothing at all (measured with 2 to 16 rows in int2, int4, int8 and w8a8). So may an answer whose prompt took over keys and
-values that were computed one token at a time.
+values that were computed one token at a time, and one that a session of two forms (`runtime.pair`) hands from one to the other.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PREFIX_BYTES = 512 * 2**20
 
 
 class Decoder(Protocol):
-    """What the engine needs of a session; `runtime.session.DecoderSession` is the real one."""
+    """What the engine needs of a session; `runtime.session.DecoderSession` and `runtime.pair.PairedSession` are the real ones."""
 
     layers: int
     kv_heads: int

@@ -12,10 +12,10 @@ from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.engine import prefix_file
 from aiasst.engine.constrain import Constrainer, Constraint
 from aiasst.engine.engine import Engine
+from aiasst.engine.forms import forms_in_words, open_decoder
 from aiasst.engine.requests import Event, Finished, Request, Sampling, TokenChances
 from aiasst.engine.stop import StopFilter
 from aiasst.errors import PromptError
-from aiasst.runtime.session import DecoderSession, settings_from
 from aiasst.tokenizer import Detokenizer, Message, Tokenizer
 
 
@@ -106,12 +106,13 @@ class TextEngine:
         decisions = config.decisions
         tokenizer = Tokenizer.load(folder.path)
         engine = Engine(
-            DecoderSession.open(folder, settings_from(decisions)),
+            open_decoder(folder, decisions),
             slots=decisions.slots.value,
             memory_ceiling_bytes=decisions.memory_ceiling_bytes.value,
             inter_token_latency=decisions.inter_token_latency_ms.value / 1000,
         )
         self._assemble(tokenizer, engine, folder.manifest.tokens.eos, folder.identity)
+        self.forms = forms_in_words(folder, decisions)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, engine: Engine, stop_ids: tuple[int, ...] = (), model: str = "") -> TextEngine:
@@ -124,6 +125,8 @@ class TextEngine:
         self.tokenizer = tokenizer
         self.engine = engine
         self._model = model
+        self.forms = ""
+        """A line on which forms of the model run, where there are two."""
         self._stop_ids = tuple(dict.fromkeys((*stop_ids, *tokenizer.eos_ids)))
         self._constrainer = Constrainer(tokenizer, self._stop_ids, engine.vocab_size)
         self._answers: dict[str, _Answer] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aiasst.artifacts.card import MeasuredText
-from aiasst.artifacts.model_folder import ModelFolder
+from aiasst.artifacts.card import FormScores, MeasuredText, PairScores, bits_of_both
+from aiasst.artifacts.model_folder import ModelFolder, disk_errors
 from aiasst.errors import ArtifactError, UsageError
 from aiasst.evaluate.fitness import finite, refuse_unmeasurable
-from aiasst.evaluate.perplexity import WINDOW, DecoderScorer, Scorer, compare, perplexity
+from aiasst.evaluate.pair import ContinuingScorer, KeepingScorer, KeptContexts
+from aiasst.evaluate.perplexity import WINDOW, Comparison, DecoderScorer, Scorer, compare_all, perplexity
 from aiasst.evaluate.texts import DEFAULT_TOKENS, EvaluationText, held_out_path, read_text
 from aiasst.progress import ProgressFn, silent
 from aiasst.runtime.session import DecoderSession, SessionSettings
@@ -22,6 +25,7 @@ from aiasst.tokenizer import Tokenizer
 Ids = npt.NDArray[np.int64]
 
 _LEAST_WINDOW = 8
+_NO_ROOM = "free some space there, or name another place for temporary files (TMPDIR)"
 
 
 @dataclass(frozen=True)
@@ -80,32 +84,75 @@ def measure_decoder(
     windows: Windows,
     settings: SessionSettings,
     progress: ProgressFn = silent,
+    work: Path | None = None,
 ) -> dict[str, Any]:
     """Fields of the card: predictions of `folder` on the windows, beside those of `against` where there is one.
+
+    Of a folder of two forms, those of the first, and as `pair` those of both together; the second is opened before the first, and
+    its caches wait in a folder that is made for them in `work` (None: where the system has temporary files).
 
     Raises:
         ArtifactError: a graph fails, or answers with what are no numbers.
         UsageError: the vocabularies differ.
         ResourceError: the execution provider does not load, or memory is short.
     """
-    ids, length = windows.text.ids, windows.length
-    scorer = DecoderScorer(DecoderSession.open(folder, settings))
-    if against is None:
-        alone = perplexity(scorer, ids, window=length, progress=progress)
-        found: dict[str, Any] = {
-            "perplexity_after": finite(alone.value, folder),
-            "accuracy_after": alone.accuracy,
-        }
-        scored = alone.tokens
-    else:
-        reference = _reference(against, settings) if isinstance(against, ModelFolder) else against
-        both = compare(reference, scorer, ids, window=length, progress=progress)
-        scored = both.tokens
-        found = {
+    measuring = _Measuring(folder, windows, progress)
+    reference = _reference(against, settings) if isinstance(against, ModelFolder) else against
+    text = MeasuredText(
+        name=windows.text.name,
+        shipped=windows.shipped,
+        tokens=len(windows.text.ids),
+        passages=len(windows.ids),
+        window=windows.length,
+        # The logits of a window's second half are compared, whoever gives them.
+        scored=len(windows.ids) * (windows.length - windows.length // 2),
+        sha256=windows.text.sha256,
+    )
+    if folder.manifest.twin is None:
+        session = DecoderSession.open(folder, settings)
+        return measuring.scores(reference, [DecoderScorer(session)])[0] | {"text": text}
+    with tempfile.TemporaryDirectory(prefix="aiasst-", dir=work) as place, disk_errors(Path(place), _NO_ROOM):
+        contexts = KeptContexts(Path(place))
+        # One form in memory at a time.
+        reader = KeepingScorer(DecoderSession.open(folder, settings, twin=True), contexts)
+        (twin,) = measuring.scores(reference, [reader])
+        del reader
+        session = DecoderSession.open(folder, settings)
+        first, both = measuring.scores(reference, [DecoderScorer(session), ContinuingScorer(session, contexts)])
+    pair = PairScores(
+        **_of_form(both),
+        twin=FormScores(**_of_form(twin)),
+        bytes=folder.weight_bytes + folder.twin_bytes,
+        bits_per_weight=bits_of_both(folder.manifest),
+    )
+    return first | {"pair": pair, "text": text}
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """What is measured, whichever form answers."""
+
+    folder: ModelFolder
+    windows: Windows
+    progress: ProgressFn
+
+    def scores(self, reference: Scorer | None, scorers: Sequence[Scorer]) -> list[dict[str, Any]]:
+        """Fields of a card for each of `scorers`, beside the reference where there is one."""
+        ids, length = self.windows.text.ids, self.windows.length
+        if reference is None:
+            alone = (perplexity(scorer, ids, window=length, progress=self.progress) for scorer in scorers)
+            return [
+                {"perplexity_after": finite(one.value, self.folder), "accuracy_after": one.accuracy} for one in alone
+            ]
+        compared = compare_all(reference, scorers, ids, window=length, progress=self.progress)
+        return [self._compared(one) for one in compared]
+
+    def _compared(self, both: Comparison) -> dict[str, Any]:
+        return {
             "perplexity_before": both.reference.value,
             "perplexity_after": both.other.value,
             # Rounding makes the divergence of a model from itself -1e-17.
-            "kl_mean": max(0.0, finite(both.mean_kl, folder)),
+            "kl_mean": max(0.0, finite(both.mean_kl, self.folder)),
             "kl_p999": max(0.0, both.kl_p999),
             "kl_max": max(0.0, both.max_kl),
             "top1_agreement": both.top1_agreement,
@@ -113,16 +160,11 @@ def measure_decoder(
             "accuracy_after": both.other.accuracy,
             "retained_percent": both.retained_percent,
         }
-    text = MeasuredText(
-        name=windows.text.name,
-        shipped=windows.shipped,
-        tokens=len(ids),
-        passages=len(ids) // length,
-        window=length,
-        scored=scored,
-        sha256=windows.text.sha256,
-    )
-    return found | {"text": text}
+
+
+def _of_form(found: dict[str, Any]) -> dict[str, Any]:
+    """Those of the fields that a form has, and not the original."""
+    return {name: value for name, value in found.items() if not name.endswith("_before")}
 
 
 def _reference(folder: ModelFolder, settings: SessionSettings) -> DecoderScorer:

@@ -39,6 +39,7 @@ def measure_card(
     name: str | None = None,
     original: str | None = None,
     bytes_before: int | None = None,
+    work: Path | None = None,
     progress: ProgressFn = silent,
 ) -> AccuracyCard:
     """Measure a model folder.
@@ -53,6 +54,7 @@ def measure_card(
         name: of the model on the card; None: the folder's.
         original: name of the original on the card; None: its folder's.
         bytes_before: graph and weights of the original, where `against` is no folder.
+        work: where caches may wait while two forms are measured; None: where the system has temporary files.
         progress: told of every window or text.
 
     Raises:
@@ -84,7 +86,7 @@ def measure_card(
         if task is not None:
             raise UsageError(f"{folder.path} generates text, and --task is for encoders", "leave --task out")
         windows = text if isinstance(text, Windows) else prepare_windows(folder, text, tokens)
-        found = measure_decoder(folder, against, windows, settings, progress)
+        found = measure_decoder(folder, against, windows, settings, progress, work)
     else:
         if (against is not None and not isinstance(against, ModelFolder)) or isinstance(text, Windows):
             raise ValueError(f"{folder.path} is no decoder, so it takes a folder and a text file")

@@ -70,21 +70,43 @@ class DecoderScorer:
 
     def score(self, window: Ids) -> Iterator[tuple[Floats, Ids]]:
         """See `Scorer`. Raises UsageError: the window is longer than the context."""
-        session = self.session
-        if len(window) > session.context_length:
-            raise UsageError(
-                f"a window of {len(window)} tokens does not go into a context of {session.context_length}",
-                "choose a smaller window",
-            )
-        shape = (1, session.kv_heads, len(window), session.head_dim)
-        cache = [np.empty(shape, session.cache_dtype) for _ in range(2 * session.layers)]
-        begin = len(window) // 2 - 1  # its logits predict the first token of the second half
-        if begin > 0:
-            session.step(window[None, :begin], (begin,), cache)
-        for start in range(begin, len(window) - 1, PIECE):
-            end = min(start + PIECE, len(window) - 1)
-            logits = session.step(window[None, start:end], (end,), cache, all_logits=True)[0]
-            yield logits, window[start + 1 : end + 1]
+        return predictions(self.session, window, read_context(self.session, window))
+
+
+def context_tokens(window: Ids) -> int:
+    """Tokens of a window that are read before the first logits: those of the next one predict the second half's first token."""
+    return len(window) // 2 - 1
+
+
+def empty_cache(session: Decoder, window: Ids) -> list[npt.NDArray[Any]]:
+    """Arrays [1, kv_heads, T, head_dim] for a window of int64 [T], in the order of `signature.cache_pairs`.
+
+    Raises:
+        UsageError: the window is longer than the context.
+    """
+    if len(window) > session.context_length:
+        raise UsageError(
+            f"a window of {len(window)} tokens does not go into a context of {session.context_length}",
+            "choose a smaller window",
+        )
+    shape = (1, session.kv_heads, len(window), session.head_dim)
+    return [np.empty(shape, session.cache_dtype) for _ in range(2 * session.layers)]
+
+
+def read_context(session: Decoder, window: Ids) -> list[npt.NDArray[Any]]:
+    """A cache as `empty_cache` gives it, with the first `context_tokens` of the window read. Raises UsageError."""
+    cache, count = empty_cache(session, window), context_tokens(window)
+    if count > 0:
+        session.step(window[None, :count], (count,), cache)
+    return cache
+
+
+def predictions(session: Decoder, window: Ids, cache: Sequence[npt.NDArray[Any]]) -> Iterator[tuple[Floats, Ids]]:
+    """Logits and what came next over the second half of a window whose context is in `cache`; see `Scorer`."""
+    for start in range(context_tokens(window), len(window) - 1, PIECE):
+        end = min(start + PIECE, len(window) - 1)
+        logits = session.step(window[None, start:end], (end,), cache, all_logits=True)[0]
+        yield logits, window[start + 1 : end + 1]
 
 
 @dataclass(frozen=True)
@@ -153,27 +175,27 @@ def compare(
     Raises:
         UsageError: the text is shorter than one window, or a window is longer than a context, or their vocabularies differ.
     """
-    before, after = _Tally(), _Tally()
-    divergences: list[Doubles] = []
-    agreements: list[npt.NDArray[np.bool_]] = []
+    return compare_all(reference, [other], ids, window=window, windows=windows, progress=progress)[0]
+
+
+def compare_all(
+    reference: Scorer,
+    others: Sequence[Scorer],
+    ids: Ids,
+    *,
+    window: int = WINDOW,
+    windows: int | None = None,
+    progress: ProgressFn = silent,
+) -> list[Comparison]:
+    """Each of `others` beside the reference, which answers once for all of them; see `compare`."""
+    tallies = [_Beside() for _ in others]
     for piece in _cut(ids, window, windows, progress):
-        for (wanted, targets), (got, _) in zip(reference.score(piece), other.score(piece), strict=True):
-            _refuse_other_vocabulary(wanted, got)
-            for rows in _slices(wanted):
-                wanted_log, got_log = log_softmax(wanted[rows]), log_softmax(got[rows])
-                before.add(wanted_log, targets[rows])
-                after.add(got_log, targets[rows])
-                divergences.append(_divergence(wanted_log, got_log))
-                agreements.append(same_top1(wanted[rows], got[rows]))
-    kl = np.concatenate(divergences)
-    return Comparison(
-        reference=before.perplexity(),
-        other=after.perplexity(),
-        mean_kl=float(kl.mean()),
-        kl_p999=float(np.quantile(kl, 0.999)),
-        max_kl=float(kl.max()),
-        top1_agreement=float(np.concatenate(agreements).mean()),
-    )
+        for (wanted, targets), *answers in zip(
+            reference.score(piece), *(other.score(piece) for other in others), strict=True
+        ):
+            for tally, (got, _) in zip(tallies, answers, strict=True):
+                tally.add(wanted, got, targets)
+    return [tally.comparison() for tally in tallies]
 
 
 def token_losses(logits: Floats, targets: Ids) -> Doubles:
@@ -215,6 +237,35 @@ class _Tally:
         mean = float(losses.mean())
         # exp overflows beyond 709 nats; no model that answers at all comes near.
         return Perplexity(math.exp(min(mean, 700.0)), mean, self._hits / len(losses), len(losses))
+
+
+class _Beside:
+    """Collects what two models made of each scored token."""
+
+    def __init__(self) -> None:
+        self._before, self._after = _Tally(), _Tally()
+        self._divergences: list[Doubles] = []
+        self._agreements: list[npt.NDArray[np.bool_]] = []
+
+    def add(self, wanted: Floats, got: Floats, targets: Ids) -> None:
+        _refuse_other_vocabulary(wanted, got)
+        for rows in _slices(wanted):
+            wanted_log, got_log = log_softmax(wanted[rows]), log_softmax(got[rows])
+            self._before.add(wanted_log, targets[rows])
+            self._after.add(got_log, targets[rows])
+            self._divergences.append(_divergence(wanted_log, got_log))
+            self._agreements.append(same_top1(wanted[rows], got[rows]))
+
+    def comparison(self) -> Comparison:
+        kl = np.concatenate(self._divergences)
+        return Comparison(
+            reference=self._before.perplexity(),
+            other=self._after.perplexity(),
+            mean_kl=float(kl.mean()),
+            kl_p999=float(np.quantile(kl, 0.999)),
+            max_kl=float(kl.max()),
+            top1_agreement=float(np.concatenate(self._agreements).mean()),
+        )
 
 
 def _losses(log_probabilities: Doubles, targets: Ids) -> Doubles:

@@ -4,6 +4,7 @@
     probes/       what is here, one file a kind
     hardware.py   the probes' answers put together
     measure.py    memory bandwidth and products, in seconds
+    forms.py      a folder of two forms: which is faster for how many rows
     decide.py     hardware + costs (+ model) → decisions, pure
 
 >>> from aiasst import profile
@@ -19,13 +20,13 @@ from pathlib import Path
 from aiasst.artifacts.device import Costs, DeviceConfig, Hardware
 from aiasst.artifacts.model_folder import Manifest, ModelFolder
 from aiasst.errors import ArtifactError
-from aiasst.profile.decide import ModelNeeds, decide
+from aiasst.profile.decide import ModelNeeds, decide, decide_twin
 from aiasst.profile.hardware import read_hardware
 from aiasst.profile.host import Host, this_host
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.version import __version__
 
-__all__ = ["check_machine", "needs_of", "profile", "quick_config"]
+__all__ = ["check_machine", "fitted", "needs_of", "profile", "quick_config"]
 
 _CACHE_BYTES = 4
 """Of a number in the cache: float32."""
@@ -48,6 +49,12 @@ def profile(
         from aiasst.profile.measure import measure_costs
 
         costs = measure_costs(hardware, lambda found: decide(hardware, found).threads.value, progress=progress)
+        if model is not None and model.manifest.twin is not None:
+            from aiasst.profile.forms import measure_forms
+
+            # Memory alone decides whether both are opened: products in general say less than these forms.
+            room = decide(hardware, Costs(bandwidth=costs.bandwidth), needs_of(model))
+            costs = measure_forms(model, costs, room, progress=progress)
     return _config(hardware, costs, model)
 
 
@@ -69,6 +76,18 @@ def _config(hardware: Hardware, costs: Costs, folder: ModelFolder | None) -> Dev
         costs=costs,
         decisions=decide(hardware, costs, needs),
     )
+
+
+def fitted(config: DeviceConfig, folder: ModelFolder) -> DeviceConfig:
+    """`config` with a decision on the folder's second form, where it was written for no model in particular, or another one."""
+    needs = needs_of(folder)
+    if not needs.twin_bytes or (config.decisions.twin is not None and config.model == needs.name):
+        return config
+    # What was measured of another folder's forms says nothing of these.
+    costs = config.costs.model_copy(update={"forms": ()})
+    decided = config.decisions
+    twin = decide_twin(costs, decided.slots.value, decided.memory_ceiling_bytes.value, needs)
+    return config.model_copy(update={"decisions": decided.model_copy(update={"twin": twin})})
 
 
 def check_machine(config: DeviceConfig, *, host: Host | None = None) -> None:
@@ -102,6 +121,7 @@ def needs_of(folder: ModelFolder) -> ModelNeeds:
         else 0,
         context_length=shape.context_length if shape is not None else 0,
         weight_format=_most_bytes(folder.manifest),
+        twin_bytes=folder.twin_weight_bytes,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiasst.artifacts.device import (
@@ -15,6 +17,7 @@ from aiasst.artifacts.device import (
     MatmulPoint,
     NumaNode,
     TextDecision,
+    TwinDecision,
 )
 from aiasst.engine.cache import WEIGHTS_IN_MEMORY
 
@@ -28,6 +31,11 @@ _MOST_SLOTS = 32
 _USUAL_TOKENS = 4096
 """Prompt and answer that a slot is given memory for, where the model's context is longer."""
 _USUAL_FORMAT = "int4-b128"
+_TWIN_FORMAT = "w8a8"
+_USUAL_CROSSOVER = 12
+"""Rows from which w8a8 is faster than four bits where nothing was measured: it was so on x86 with VNNI."""
+_LEAST_CROSSOVER = 2
+"""A single row is always the first form's: its answers are what the accuracy card is about."""
 _QUICK_SLOTS = ((16, 16), (2, 8), (1, 4))
 """(threads at least, slots) where nothing was measured."""
 
@@ -44,11 +52,18 @@ class ModelNeeds:
     context_length: int
     weight_format: str = ""
     """The format of most of its bytes."""
+    twin_bytes: int = 0
+    """Of the weights of its second form, with what that shares on disk; 0 where there is none."""
 
     @property
     def resident_bytes(self) -> int:
         """Weights in memory, as ONNX Runtime packs them."""
         return int(self.weight_bytes * WEIGHTS_IN_MEMORY)
+
+    @property
+    def resident_of_both(self) -> int:
+        """The same with the second form beside the first."""
+        return int((self.weight_bytes + self.twin_bytes) * WEIGHTS_IN_MEMORY)
 
 
 def decide(hardware: Hardware, costs: Costs = Costs(), needs: ModelNeeds | None = None) -> Decisions:  # noqa: B008 - frozen
@@ -56,13 +71,76 @@ def decide(hardware: Hardware, costs: Costs = Costs(), needs: ModelNeeds | None 
     cores, why_cores = _cores_to_use(hardware, needs)
     threads = _threads(hardware, costs, cores, why_cores)
     ceiling = _memory_ceiling(hardware, needs)
+    slots = _slots(costs, threads.value, ceiling.value, needs)
+    twin = None if needs is None else decide_twin(costs, slots.value, ceiling.value, needs)
+    if twin is not None and twin.use:
+        # More rows may pay with the second form; as far as there is memory for them beside both.
+        paired = _slots(costs, threads.value, ceiling.value, needs, twin=True)
+        slots = paired if paired.value > slots.value else slots
     return Decisions(
         provider=_provider(hardware),
         threads=threads,
         affinity=_affinity(hardware, cores, threads.value),
-        slots=_slots(costs, threads.value, ceiling.value, needs),
+        slots=slots,
         memory_ceiling_bytes=ceiling,
+        twin=twin,
     )
+
+
+def decide_twin(costs: Costs, slots: int, ceiling: int, needs: ModelNeeds) -> TwinDecision | None:
+    """Whether the second form of a folder is kept in memory, and from how many rows on it runs; None where it has none.
+
+    Both forms and a cache of `slots` sequences must fit under `ceiling` bytes: sequences at once are worth more than a twin.
+    """
+    if not needs.twin_bytes:
+        return None
+    rows, reason = _crossover(costs, needs.weight_format)
+    tokens = min(needs.context_length, _USUAL_TOKENS)
+    cache = slots * tokens * needs.cache_bytes_per_token
+    weights = needs.resident_of_both
+    if rows is None:
+        return TwinDecision(use=False, from_rows=_USUAL_CROSSOVER, reason=reason)
+    if weights + cache > ceiling:
+        why = (
+            f"both forms take {_size(weights)} and the cache of {_count(slots, 'sequence')} {_size(cache)}, "
+            f"more than {_size(ceiling)}"
+        )
+        return TwinDecision(use=False, from_rows=rows, reason=why)
+    return TwinDecision(use=True, from_rows=rows, reason=f"{reason}; both forms take {_size(weights)}")
+
+
+def _crossover(costs: Costs, weight_format: str) -> tuple[int | None, str]:
+    """Rows from which the second form is faster (None: it never is) and the words for it."""
+    measured = [(point.tokens, point.first_milliseconds, point.twin_milliseconds) for point in costs.forms]
+    words = "of this model"
+    if not measured:
+        twin = {point.rows: point.microseconds for point in costs.matmul if point.format == _TWIN_FORMAT}
+        first = [(point.rows, point.microseconds) for point in costs.matmul if point.format == weight_format]
+        measured = [(rows, time, twin[rows]) for rows, time in first if rows in twin]
+        words = f"of products in {weight_format} and {_TWIN_FORMAT}"
+    if not measured:
+        return _USUAL_CROSSOVER, "usual for x86; nothing was measured"
+    rows = crossover(measured)
+    most, one, other = max(measured)
+    if rows is None:
+        return None, f"by the runs {words}, w8a8 is not faster even with {most} rows"
+    return rows, f"by the runs {words}, {most} rows are {one / other:.1f} times as fast there"
+
+
+def crossover(times: Sequence[tuple[int, float, float]]) -> int | None:
+    """The number of rows from which the second of two forms is faster, by (rows, time of the first, time of the second).
+
+    Between the last measured number of rows where it was slower and the first from which it stays faster, the ratio of times is
+    taken to change evenly with the logarithm of rows. None: it is slower with the most rows that were measured.
+    """
+    points = sorted((rows, math.log(second / first)) for rows, first, second in times)
+    if points[-1][1] >= 0:
+        return None
+    for (rows, ratio), (more, better) in reversed(list(itertools.pairwise(points))):
+        if ratio >= 0:
+            found = math.exp(math.log(rows) + math.log(more / rows) * ratio / (ratio - better))
+            return max(_LEAST_CROSSOVER, math.ceil(found))
+    return max(_LEAST_CROSSOVER, points[0][0])
 
 
 def _provider(hardware: Hardware) -> TextDecision:
@@ -164,13 +242,15 @@ def _memory_ceiling(hardware: Hardware, needs: ModelNeeds | None) -> CountDecisi
     return CountDecision(value=value, reason=reason)
 
 
-def _slots(costs: Costs, threads: int, ceiling: int, needs: ModelNeeds | None) -> CountDecision:
-    value, reason = _slots_by_speed(costs, threads, needs)
+def _slots(costs: Costs, threads: int, ceiling: int, needs: ModelNeeds | None, *, twin: bool = False) -> CountDecision:
+    """`twin`: with both forms in memory, each where it is faster."""
+    value, reason = _slots_by_speed(costs, threads, needs, twin=twin)
     if needs is None or not needs.cache_bytes_per_token:
         return CountDecision(value=value, reason=reason)
     tokens = min(needs.context_length, _USUAL_TOKENS)
     each = tokens * needs.cache_bytes_per_token
-    fitting = max(1, (ceiling - needs.resident_bytes) // max(1, each))
+    resident = needs.resident_of_both if twin else needs.resident_bytes
+    fitting = max(1, (ceiling - resident) // max(1, each))
     if fitting < value:
         value, reason = fitting, f"more do not fit: a sequence of {tokens} tokens takes {_size(each)} of cache"
     else:
@@ -178,9 +258,11 @@ def _slots(costs: Costs, threads: int, ceiling: int, needs: ModelNeeds | None) -
     return CountDecision(value=value, reason=reason)
 
 
-def _slots_by_speed(costs: Costs, threads: int, needs: ModelNeeds | None) -> tuple[int, str]:
+def _slots_by_speed(costs: Costs, threads: int, needs: ModelNeeds | None, *, twin: bool) -> tuple[int, str]:
     """The number of rows up to which a product gives more rows a second."""
     points = _points_of(costs, needs.weight_format if needs else "")
+    if twin and points:
+        points = _faster(points, _points_of(costs, _TWIN_FORMAT))
     if len(points) < 2:
         slots = next(slots for least, slots in _QUICK_SLOTS if threads >= least)
         return slots, f"usual for {_count(threads, 'thread')}; nothing was measured"
@@ -202,6 +284,12 @@ def _points_of(costs: Costs, weight_format: str) -> list[MatmulPoint]:
     measured = {point.format for point in costs.matmul}
     wanted = weight_format if weight_format in measured else _USUAL_FORMAT
     return sorted((point for point in costs.matmul if point.format == wanted), key=lambda point: point.rows)
+
+
+def _faster(points: Sequence[MatmulPoint], others: Sequence[MatmulPoint]) -> list[MatmulPoint]:
+    """The faster of two formats for each number of rows of `points`; a single row is the first one's."""
+    rivals = {other.rows: other for other in others if other.rows >= _LEAST_CROSSOVER}
+    return [min(point, rivals.get(point.rows, point), key=lambda one: one.microseconds) for point in points]
 
 
 def _rate(point: MatmulPoint) -> float:

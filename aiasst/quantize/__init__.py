@@ -38,6 +38,7 @@ def quantize(
     max_ram: int | None = None,
     budget: Budget | None = None,
     device: DeviceConfig | None = None,
+    twin: bool = False,
     force: bool = False,
     progress: ProgressFn = silent,
 ) -> ModelFolder:
@@ -57,6 +58,8 @@ def quantize(
         max_ram: bytes of memory that the process may take; kept, or refused before the work begins.
         budget: limits on size, accuracy or time that the result has to keep.
         device: of the machine that a budget in time is for.
+        twin: write a second form (w8a8) into the same folder, for prompts and for many sequences at once. Limits of size are
+            those of the first form; limits of accuracy hold for both.
         force: replace `output` if it exists.
         progress: told about each layer and weight.
 
@@ -68,7 +71,7 @@ def quantize(
     """
     prepared = _prepare(
         source, output, progress, recipe=recipe, algorithm=algorithm, calibration=calibration, sequences=sequences,
-        seed=seed, max_ram=max_ram, budget=budget, device=device,
+        seed=seed, max_ram=max_ram, budget=budget, device=device, twin=twin,
     )  # fmt: skip
     from aiasst.quantize.job import Job
 
@@ -87,6 +90,7 @@ def preview(
     max_ram: int | None = None,
     budget: Budget | None = None,
     device: DeviceConfig | None = None,
+    twin: bool = False,
     progress: ProgressFn = silent,
 ) -> Plan:
     """What `quantize` would do, without doing it: a format for each weight, the sizes, memory, disk and time.
@@ -95,7 +99,7 @@ def preview(
     """
     return _prepare(
         source, output, progress, recipe=recipe, algorithm=algorithm, calibration=calibration, sequences=sequences,
-        seed=seed, max_ram=max_ram, budget=budget, device=device,
+        seed=seed, max_ram=max_ram, budget=budget, device=device, twin=twin,
     ).plan  # fmt: skip
 
 

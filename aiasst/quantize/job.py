@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,6 +12,8 @@ import onnx_ir as ir
 from aiasst.artifacts.document import write_text_atomically
 from aiasst.artifacts.model_folder import (
     GRAPH_NAME,
+    TWIN_GRAPH_NAME,
+    TWIN_WEIGHTS_NAME,
     WEIGHTS_NAME,
     Calibration,
     Manifest,
@@ -26,6 +28,7 @@ from aiasst.artifacts.model_folder import (
     staged_folder,
     write_manifest,
 )
+from aiasst.artifacts.model_folder import Twin as TwinRecord
 from aiasst.errors import ArtifactError, BudgetRefused
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import algorithms
@@ -33,15 +36,19 @@ from aiasst.quantize.calibrate.contents import Contents, PlainContents
 from aiasst.quantize.calibrate.state import WorkState, work_folder
 from aiasst.quantize.check import check_runs
 from aiasst.quantize.heap import give_back
+from aiasst.quantize.plan import Plan
 from aiasst.quantize.planning.mix import recipe_yaml
 from aiasst.quantize.preparation import Prepared
 from aiasst.quantize.proof import Proof
 from aiasst.quantize.rewrite import rewrite
 from aiasst.quantize.tables import other_rows, planned_rows
+from aiasst.quantize.twin import RECIPE as TWIN_RECIPE
+from aiasst.quantize.twin import Twin, TwinContents, shared_names, twin_rows
 from aiasst.quantize.weights_file import WeightsFile
 from aiasst.version import __version__
 
 _RECIPE_NAME = "recipe.yaml"
+_TWIN_WORK = "twin"
 # Besides the weights: the graph, the manifest, tokenizer files.
 _SPARE_BYTES = 32 << 20
 
@@ -63,15 +70,19 @@ class Job:
         proof = Proof.begin(self.prepared)
         with self._kept_until_written() as state:
             contents = self._contents(state, progress)
+            second = self._second_contents(contents, state, progress)
             give_back()
             with staged_folder(destination, force=force) as staging:
-                self._fill(staging, contents, progress)
+                self._fill(staging, contents, second, progress)
                 give_back()
                 proof.write(staging, progress)
         return ModelFolder.open(destination)
 
     def _disk(self) -> int:
-        return self.prepared.plan.bytes_after if self.prepared.task is None else self.prepared.task.estimate.disk
+        if self.prepared.task is not None:
+            return self.prepared.task.estimate.disk
+        twin = self.prepared.twin
+        return self.prepared.plan.bytes_after + (0 if twin is None else twin.plan.bytes_after)
 
     @contextmanager
     def _kept_until_written(self) -> Iterator[WorkState | None]:
@@ -99,20 +110,54 @@ class Job:
             progress(Progress(STAGE, 0, 0, "the settings or the weights have changed: beginning anew"))
         return calibrate(self.prepared.task, state, progress)
 
-    def _fill(self, staging: Path, contents: Contents, progress: ProgressFn) -> None:
+    def _second_contents(self, first: Contents, state: WorkState | None, progress: ProgressFn) -> TwinContents | None:
+        """The weights of the second form; its calibration keeps its work within that of the first."""
+        twin = self.prepared.twin
+        if twin is None:
+            return None
+        if twin.task is None or state is None:
+            own: Contents = PlainContents(twin.plan, algorithms.load(twin.plan.recipe.algorithm))
+        else:
+            from aiasst.quantize.calibrate.loop import calibrate
+
+            with disk_errors(self.prepared.destination):
+                work = WorkState.open(state.folder / _TWIN_WORK, twin.task.key)
+            own = calibrate(twin.task, work, _named(progress), lookups=first)
+        return TwinContents(own, first, twin.inventory)
+
+    def _fill(self, staging: Path, contents: Contents, second: TwinContents | None, progress: ProgressFn) -> None:
         model = self.prepared.source.model
         others = other_rows(self.prepared.source, self.prepared.inventory)
-        with WeightsFile(staging / WEIGHTS_NAME) as file:
+        with WeightsFile(staging / WEIGHTS_NAME, lends=second is not None) as file:
             rewrite(model.graph, self.prepared.inventory.found, self.prepared.plan, contents, file, progress=progress)
         ir.save(model, staging / GRAPH_NAME)
-        progress(Progress("check", 0, 1, "running a few tokens"))
-        check_runs(staging / GRAPH_NAME, self.prepared.source.graph_path)
-        progress(Progress("check", 1, 1))
+        twin = None
+        if second is not None and self.prepared.twin is not None:
+            twin = self._fill_twin(self.prepared.twin, staging, second, file, progress)
+        graphs = [staging / GRAPH_NAME] + ([] if twin is None else [staging / TWIN_GRAPH_NAME])
+        for done, graph in enumerate(graphs):
+            progress(Progress("check", done, len(graphs), "running a few tokens"))
+            check_runs(graph, self.prepared.source.graph_path)
+        progress(Progress("check", len(graphs), len(graphs)))
         copy_travelling_files(self.prepared.source.folder, staging)
         write_text_atomically(staging / _RECIPE_NAME, recipe_yaml(self.prepared.plan.recipe))
-        write_manifest(staging, self._manifest(staging, others))
+        write_manifest(staging, self._manifest(staging, others, twin))
 
-    def _manifest(self, staging: Path, others: dict[str, Weight]) -> Manifest:
+    def _fill_twin(
+        self, twin: Twin, staging: Path, contents: TwinContents, first: WeightsFile, progress: ProgressFn
+    ) -> TwinRecord:
+        """Write the second form beside the first, and give its part of the manifest."""
+        model, found = twin.source.model, twin.inventory.found
+        others, shared = other_rows(twin.source, twin.inventory), shared_names(found)
+        with WeightsFile(staging / TWIN_WEIGHTS_NAME, first=first) as file:
+            rewrite(model.graph, found, twin.plan, contents, file, progress=_named(progress))
+        ir.save(model, staging / TWIN_GRAPH_NAME)
+        return TwinRecord(
+            quantization=self._quantization(twin.plan, calibrated=twin.task is not None),
+            weights=twin_rows(planned_rows(twin.plan, others), shared, file.shared),
+        )
+
+    def _manifest(self, staging: Path, others: dict[str, Weight], twin: TwinRecord | None) -> Manifest:
         return Manifest(
             aiasst_version=__version__,
             task=self.prepared.source.task,
@@ -121,16 +166,20 @@ class Job:
             shape=self.prepared.source.shape,
             tokens=self.prepared.source.tokens,
             weights=planned_rows(self.prepared.plan, others),
-            quantization=Quantization(
-                recipe=self.prepared.plan.recipe.name,
-                algorithm=self.prepared.plan.recipe.algorithm,
-                calibration=self._calibration(),
-                bits_per_weight=round(self.prepared.plan.bits_per_weight, 4),
-            ),
+            quantization=self._quantization(self.prepared.plan, calibrated=self.prepared.task is not None),
+            twin=twin,
             files=record_files(staging),
         )
 
-    def _calibration(self) -> Calibration | None:
+    def _quantization(self, plan: Plan, *, calibrated: bool) -> Quantization:
+        return Quantization(
+            recipe=plan.recipe.name,
+            algorithm=plan.recipe.algorithm,
+            calibration=self._calibration(used=calibrated),
+            bits_per_weight=round(plan.bits_per_weight, 4),
+        )
+
+    def _calibration(self, *, used: bool) -> Calibration | None:
         if self.prepared.samples is None:
             return None
         sequences, length = self.prepared.samples.ids.shape
@@ -140,5 +189,10 @@ class Job:
             tokens=sequences * length,
             seed=self.prepared.samples.seed,
             sha256=self.prepared.samples.sha256,
-            used=self.prepared.task is not None,
+            used=used,
         )
+
+
+def _named(progress: ProgressFn) -> ProgressFn:
+    """Tells of the second form's work under names of its own."""
+    return lambda event: progress(replace(event, stage=f"{event.stage} {TWIN_RECIPE}"))

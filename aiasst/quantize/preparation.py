@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiasst.artifacts.model_folder import ModelFolder, disk_errors
 from aiasst.artifacts.recipe import Recipe, load_recipe
-from aiasst.errors import ArtifactError
+from aiasst.errors import ArtifactError, UsageError
 from aiasst.evaluate.measure import DECODER_TASK
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import algorithms
@@ -22,11 +23,14 @@ from aiasst.quantize.calibrate.task import Task, prepare_task
 from aiasst.quantize.heap import give_back
 from aiasst.quantize.inventory import Inventory, take_inventory
 from aiasst.quantize.matrix import Matrix
-from aiasst.quantize.phases import Estimate, Phase
+from aiasst.quantize.phases import FLOAT, Estimate, Phase
 from aiasst.quantize.plan import Plan, make_plan
 from aiasst.quantize.source import QuantizeSource, open_source
 from aiasst.quantize.tables import other_rows, unnamed_bytes
+from aiasst.quantize.twin import RECIPE as TWIN_RECIPE
+from aiasst.quantize.twin import Twin, is_shared, plan_twin, without_shared_products
 from aiasst.quantize.vocabulary import Cuts, cut_vocabulary
+from aiasst.sizes import human_bytes
 
 if TYPE_CHECKING:
     from aiasst.artifacts.device import DeviceConfig
@@ -51,6 +55,7 @@ class Wishes:
     max_ram: int | None = None
     budget: Budget | None = None
     device: DeviceConfig | None = None
+    twin: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class Prepared:
     """The calibration; None where every weight is rounded by itself."""
     destination: Path
     budget: Budget | None
+    twin: Twin | None = None
+    """The second form, where one is asked for."""
 
 
 def prepare(
@@ -80,16 +87,16 @@ def prepare(
     plans = wishes.budget is not None and wishes.recipe is None
     recipe = wishes.recipe or load_recipe(_DEFAULT_RECIPE)
     cuts = _candidate_cuts if plans else _cuts_of(recipe)
-    preparation = _Preparation(*_opened(source, cuts), output, wishes, progress)
+    preparation = _Preparation(*_opened(source, cuts), partial(_opened, source, cuts), output, wishes, progress)
+    preparation.refuse_twin()
     if not plans:
         return preparation.prepared(recipe)
     sight, planning = preparation.planning(recipe)
     mix = preparation.mix(sight, recipe)
     give_back()
     # Only the cuts that the plan makes use of.
-    preparation = _Preparation(
-        *_opened(source, _cuts_of(mix.recipe)), output, wishes, progress, sight.samples, (planning,)
-    )
+    used = partial(_opened, source, _cuts_of(mix.recipe))
+    preparation = _Preparation(*used(), used, output, wishes, progress, sight.samples, (planning,))
     return preparation.prepared(mix.recipe, mix)
 
 
@@ -122,6 +129,8 @@ class _Preparation:
 
     source: QuantizeSource
     inventory: Inventory
+    again: Callable[[], tuple[QuantizeSource, Inventory]]
+    """Opens both once more."""
     output: Path | str | None
     wishes: Wishes
     progress: ProgressFn
@@ -142,17 +151,57 @@ class _Preparation:
             notes.append(f"{algorithm} gives way to {_FALLBACK}, which looks at no text: {obstacle}")
             algorithm = _FALLBACK
         plan = _plan(self.source, self.inventory, recipe.model_copy(update={"algorithm": algorithm}))
-        task = None
+        second = self._second_plan(plan, calibrates=sight is not None)
+        task = second_task = None
         if sight is not None:
-            after = self._after(plan, sight.layered, plainly=False)
-            task = prepare_task(
-                self.source, sight.layered, self.inventory, plan, algorithm, sight.samples, wishes.max_ram, after
-            )
+            after = self._after(plan, sight.layered, plainly=False, second=second)
+            task, second_task = self._tasks(plan, second, algorithm, sight, after)
             notes.append(replace(task.estimate, phases=self.before + task.estimate.phases).summary)
         elif wishes.max_ram is not None:
-            Estimate(self._after(plan, None, plainly=True)).refuse(wishes.max_ram)
+            Estimate(self._after(plan, None, plainly=True, second=second)).refuse(wishes.max_ram)
+        if second is not None:
+            notes.append(
+                f"the second form ({second.recipe.name}) takes {human_bytes(_own_bytes(second))} beside this one"
+            )
         plan = replace(plan, notes=tuple(notes), mix=mix)
-        return Prepared(self.source, self.inventory, plan, samples, task, self._destination(plan), wishes.budget)
+        twin = None if second is None else Twin(*self.again(), second, second_task)
+        return Prepared(self.source, self.inventory, plan, samples, task, self._destination(plan), wishes.budget, twin)
+
+    def refuse_twin(self) -> None:
+        """Raise UsageError where a second form is asked for and this model has no use for one."""
+        if self.wishes.twin and (self.source.task != DECODER_TASK or self.source.table is None):
+            raise UsageError(
+                f"{self.source.name} writes no text, and --twin is for prompts and batches of models that do",
+                f"quantize it to one form: --recipe {TWIN_RECIPE}",
+            )
+
+    def _second_plan(self, plan: Plan, *, calibrates: bool) -> Plan | None:
+        """The plan of the second form; None where none is asked for."""
+        if not self.wishes.twin:
+            return None
+        recipe = load_recipe(TWIN_RECIPE)
+        if not calibrates:
+            recipe = recipe.model_copy(update={"algorithm": plan.recipe.algorithm})
+        return plan_twin(plan, _plan(self.source, self.inventory, recipe))
+
+    def _tasks(
+        self, plan: Plan, second: Plan | None, algorithm: str, sight: _Sight, after: Sequence[Phase]
+    ) -> tuple[Task, Task | None]:
+        """The calibration of the first form, and that of the second, which comes between it and the phases `after`."""
+        wishes = self.wishes
+        known = self.source, sight.layered, self.inventory
+
+        def first(rest: Sequence[Phase]) -> Task:
+            return prepare_task(*known, plan, algorithm, sight.samples, wishes.max_ram, rest)
+
+        if second is None:
+            return first(after), None
+        # Its time and disk are part of what comes after the first calibration, whose key is part of its own.
+        task = prepare_task(
+            *known, second, second.recipe.algorithm, sight.samples, wishes.max_ram, after,
+            beside=first(()).key, title=f"calibration of the {TWIN_RECIPE} form",
+        )  # fmt: skip
+        return first(task.estimate.phases), replace(task, inventory=without_shared_products(self.inventory))
 
     def planning(self, recipe: Recipe) -> tuple[_Sight, Phase]:
         """What planning looks at, and what it takes; `recipe` tells the algorithm alone.
@@ -181,16 +230,22 @@ class _Preparation:
         """What comes after planning, while nobody knows the formats: those of `recipe`, and a folder as large as is allowed."""
         assert self.wishes.budget is not None
         plan = _plan(self.source, self.inventory, recipe.model_copy(update={"algorithm": algorithm}))
-        after = self._after(plan, sight.layered, plainly=False, folder_bytes=_allowed_bytes(self.wishes.budget, plan))
-        if algorithms.load(algorithm).NEEDS == "nothing":
+        calibrates = algorithms.load(algorithm).NEEDS != "nothing"
+        second = self._second_plan(plan, calibrates=calibrates)
+        allowed = _allowed_bytes(self.wishes.budget, plan)
+        after = self._after(plan, sight.layered, plainly=False, folder_bytes=allowed, second=second)
+        if not calibrates:
             return after
-        task = prepare_task(
-            self.source, sight.layered, self.inventory, plan, algorithm, sight.samples, self.wishes.max_ram, after
-        )
-        return task.estimate.phases
+        return self._tasks(plan, second, algorithm, sight, after)[0].estimate.phases
 
     def _after(
-        self, plan: Plan, layered: LayeredModel | None, *, plainly: bool, folder_bytes: int | None = None
+        self,
+        plan: Plan,
+        layered: LayeredModel | None,
+        *,
+        plainly: bool,
+        folder_bytes: int | None = None,
+        second: Plan | None = None,
     ) -> tuple[Phase, ...]:
         """Writing a folder, and the proof where there is one.
 
@@ -199,11 +254,15 @@ class _Preparation:
             layered: the model in layers, where it has been cut.
             plainly: weights are rounded as they are written, without torch.
             folder_bytes: size of the folder where it is another than the plan's.
+            second: the formats of a second form.
         """
         matrices = [found.matrix for found in self.inventory.found]
-        largest = max((weight.bytes_after for weight in plan.weights), default=0)
-        folder = Folder(plan.bytes_after if folder_bytes is None else folder_bytes, largest)
+        folder = _folder(plan, folder_bytes)
         writing = estimate.writing(matrices, folder, plainly=plainly)
+        twin = None if second is None else replace(_folder(second), borrowed=second.bytes_after - _own_bytes(second))
+        if twin is not None:
+            own = [matrix for matrix in matrices if not is_shared(matrix)]
+            writing = estimate.beside(writing, estimate.writing(own, twin, plainly=plainly))
         facts = self.source.shape
         if facts is None or not (self.source.folder / _TOKENIZER).is_file():
             return (writing,)
@@ -211,8 +270,15 @@ class _Preparation:
         if self.source.task != DECODER_TASK:
             original = Folder(plan.bytes_before, max((weight.bytes_before for weight in plan.weights), default=0))
             return writing, estimate.proof_of_whole(shape, folder, original, torch=not plainly)
+        cached = 2 * FLOAT * facts.layers * facts.kv_heads * facts.head_dim
         proof = estimate.proof_in_layers(
-            shape, folder, parameters=plan.parameters, context=facts.context_length, torch=not plainly
+            shape,
+            folder,
+            parameters=plan.parameters,
+            context=facts.context_length,
+            torch=not plainly,
+            twin=twin,
+            cached=cached,
         )
         return writing, proof
 
@@ -271,6 +337,17 @@ class _Preparation:
         if self.output is not None:
             return Path(self.output)
         return self.source.beside / f"{self.source.name}-{plan.recipe.name}"
+
+
+def _folder(plan: Plan, nbytes: int | None = None) -> Folder:
+    """What a plan will write, by its sizes."""
+    largest = max((weight.bytes_after for weight in plan.weights), default=0)
+    return Folder(plan.bytes_after if nbytes is None else nbytes, largest)
+
+
+def _own_bytes(second: Plan) -> int:
+    """Bytes of a second form beside the first: its products, and norms that came out otherwise."""
+    return second.other_bytes + sum(w.bytes_after for w in second.weights if not is_shared(w.matrix))
 
 
 def _allowed_bytes(budget: Budget, plan: Plan) -> int:

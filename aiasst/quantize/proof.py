@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiasst.artifacts.card import AccuracyCard, write_card
+from aiasst.artifacts.card import AccuracyCard, FormScores, write_card
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.errors import BudgetRefused
 from aiasst.evaluate.decoders import Windows, prepare_windows
@@ -66,9 +66,10 @@ class Proof:
             return
         card = self._measured(folder, progress)
         if budget is not None:
+            worst_kl, worst_top1 = _worst(card)
             budget.check(
-                kl_mean=card.kl_mean,
-                top1_agreement=card.top1_agreement,
+                kl_mean=worst_kl,
+                top1_agreement=worst_top1,
                 nbytes=card.bytes,
                 bits_per_weight=card.bits_per_weight,
             )
@@ -89,8 +90,19 @@ class Proof:
                 name=name,
                 original=original,
                 bytes_before=source.weight_bytes,
+                work=Path(work),
                 progress=progress,
             )
+
+
+def _worst(card: AccuracyCard) -> tuple[float | None, float | None]:
+    """Mean KL divergence and top-1 agreement of whichever form, or both together, is furthest from the original."""
+    forms: list[AccuracyCard | FormScores] = [card]
+    if card.pair is not None:
+        forms += [card.pair, card.pair.twin]
+    kl = [form.kl_mean for form in forms if form.kl_mean is not None]
+    top1 = [form.top1_agreement for form in forms if form.top1_agreement is not None]
+    return max(kl, default=None), min(top1, default=None)
 
 
 def _answers(original: LayeredModel, windows: Windows, vocabulary: int, work: Path, progress: ProgressFn) -> Scorer:

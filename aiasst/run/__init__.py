@@ -27,7 +27,7 @@ from aiasst.engine.defaults import default_sampling
 from aiasst.engine.requests import Sampling
 from aiasst.engine.text import TextEngine
 from aiasst.errors import ArtifactError
-from aiasst.profile import check_machine, quick_config
+from aiasst.profile import check_machine, fitted, quick_config
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.run.answers import AnswersFile, AnswersStream, Done, open_answers
 from aiasst.run.batch import Meter, answer_rows
@@ -71,7 +71,7 @@ def load(folder: str | Path | ModelFolder, config: str | Path | DeviceConfig | N
         return TextEngine(model, quick_config(model))
     device = config if isinstance(config, DeviceConfig) else load_device_config(Path(config))
     check_machine(device)
-    return TextEngine(model, device)
+    return TextEngine(model, fitted(device, model))
 
 
 def run(
@@ -117,7 +117,7 @@ def run(
             if sink.done.rows < source.rows:  # else the model need not be loaded
                 progress(Progress("load", 0, 1, model.path.name))
                 engine = load(model, config)
-                progress(Progress("load", 1, 1, model.path.name))
+                progress(Progress("load", 1, 1, engine.forms or model.path.name))
                 meter = Meter(source.rows, sink.done.rows, progress)
                 rows = RowReader(replace(wanted, seed=None), stop, sink.job.seed)
                 with kept(engine, keep_in, model.path.resolve().name, note):

@@ -178,24 +178,28 @@ class DecoderSession:
         self._logits = np.empty((0, 1, self.vocab_size), self._logits_dtype)
 
     @classmethod
-    def open(cls, folder: ModelFolder, settings: SessionSettings | None = None) -> DecoderSession:
-        """Open the decoder of a model folder.
+    def open(
+        cls, folder: ModelFolder, settings: SessionSettings | None = None, *, twin: bool = False
+    ) -> DecoderSession:
+        """Open the decoder of a model folder, or its second form where `twin`.
 
         While one is open, another of the same folder and settings shares its weights: a cache and bindings of its own, run
         from a thread of its own, and nothing in memory twice.
 
         Raises:
-            ArtifactError: the folder is no causal decoder, or its graph is damaged.
+            ArtifactError: the folder is no causal decoder, has no second form, or the graph is damaged.
             ResourceError: the execution provider does not load, or memory is short.
         """
         shape = folder.manifest.shape
         if shape is None:
             raise ArtifactError(f"{folder.path} holds a foreign graph, no text generator", _HINT)
+        if twin and folder.manifest.twin is None:
+            raise ArtifactError(f"{folder.path} has no second form", "write one: aiasst quantize DIR --bits 4 --twin")
         return cls(
-            _open_shared(folder, settings or SessionSettings()),
+            _open_shared(folder, folder.twin_graph if twin else folder.graph, settings or SessionSettings()),
             context_length=shape.context_length,
             vocab_size=shape.vocab_size,
-            weight_bytes=folder.weight_bytes,
+            weight_bytes=folder.twin_weight_bytes if twin else folder.weight_bytes,
         )
 
     def step(self, ids: Ids, lengths: Sequence[int], cache_rows: Sequence[Array], all_logits: bool = False) -> Floats:
@@ -263,13 +267,13 @@ class DecoderSession:
         return binding
 
 
-def _open_shared(folder: ModelFolder, settings: SessionSettings) -> GraphSession:
-    """The graph that is open already (runs of one session do not disturb each other), or a new one."""
-    key = (str(folder.graph.resolve()), folder.identity, settings)
+def _open_shared(folder: ModelFolder, path: Path, settings: SessionSettings) -> GraphSession:
+    """The graph of a folder that is open already (runs of one session do not disturb each other), or a new one."""
+    key = (str(path.resolve()), folder.identity, settings)
     with _opening:
         graph = _shared.get(key)
         if graph is None:
-            graph = _shared[key] = GraphSession.open(folder.graph, settings)
+            graph = _shared[key] = GraphSession.open(path, settings)
         return graph
 
 

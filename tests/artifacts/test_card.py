@@ -13,13 +13,25 @@ from aiasst.artifacts.card import (
     CARD_NAME,
     PAGE_NAME,
     AccuracyCard,
+    FormScores,
     MeasuredText,
+    PairScores,
     TaskScores,
+    bits_of_both,
     bits_per_weight,
     read_card,
     write_card,
 )
-from aiasst.artifacts.model_folder import Manifest, ModelFolder, Source, Weight, record_files, write_manifest
+from aiasst.artifacts.model_folder import (
+    Manifest,
+    ModelFolder,
+    Quantization,
+    Source,
+    Twin,
+    Weight,
+    record_files,
+    write_manifest,
+)
 from aiasst.artifacts.shipped import default_model
 from aiasst.errors import ArtifactError
 
@@ -52,6 +64,19 @@ ENCODER = AccuracyCard(
     ), **FACTS,
 )  # fmt: skip
 
+_ALONE = FormScores(
+    perplexity_after=53.7, kl_mean=0.0011, kl_p999=0.0201, kl_max=0.1, top1_agreement=0.9712, accuracy_after=0.2541,
+    retained_percent=99.9,
+)  # fmt: skip
+PAIR = DECODER.model_copy(
+    update={
+        "pair": PairScores(
+            **_ALONE.model_dump() | {"kl_mean": 0.0123, "top1_agreement": 0.9112}, twin=_ALONE, bytes=11_235_563,
+            bits_per_weight=11.78,
+        )
+    }
+)  # fmt: skip
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ModelFolder:
@@ -69,7 +94,7 @@ def folder(tmp_path: Path) -> ModelFolder:
     return ModelFolder.open(tmp_path)
 
 
-@pytest.mark.parametrize("card", [DECODER, ALONE, ENCODER])
+@pytest.mark.parametrize("card", [DECODER, ALONE, ENCODER, PAIR])
 def test_a_card_travels_with_its_folder(folder: ModelFolder, card: AccuracyCard) -> None:
     assert read_card(folder) is None
     written = write_card(folder, card)
@@ -170,10 +195,39 @@ def test_bits_per_weight_is_the_plans() -> None:
     assert bits_per_weight(manifest) == manifest.quantization.bits_per_weight
 
 
+def test_the_page_tells_of_both_forms() -> None:
+    page = PAIR.to_page()
+    assert "| KL divergence, mean | 0.0157 nats |" in page  # the first form's own, as without a second
+    assert "| both forms: KL divergence, mean | 0.0123 nats (0.0011 nats) |" in page
+    assert "| both forms: top-1 agreement | 91.12% (97.12%) |" in page
+    assert "11,235,563 bytes" in page and "| both forms: bits per weight | 11.78 |" in page
+    assert "both forms" not in DECODER.to_page()
+    alone = FormScores(perplexity_after=53.7, accuracy_after=0.25)
+    unmeasured = PairScores(**alone.model_dump(), twin=alone, bytes=1, bits_per_weight=1)
+    words = ALONE.model_copy(update={"pair": unmeasured}).to_page()
+    assert "both forms: perplexity" in words and "both forms: KL" not in words
+
+
+def test_bits_of_both_count_what_is_shared_once(folder: ModelFolder) -> None:
+    def weight(nbytes: int, shared_with: str | None = None) -> Weight:
+        return Weight(role="other", layer=None, shape=(10, 10), format="x", bytes=nbytes, shared_with=shared_with)
+
+    form = Quantization(recipe="w8a8", algorithm="rtn", bits_per_weight=8)
+    rows = {"a": weight(100), "b": weight(0, "b"), "head": weight(0, "b")}
+    manifest = folder.manifest.model_copy(
+        update={
+            "weights": {"a": weight(50), "b": weight(100), "head": weight(0, "b")},
+            "twin": Twin(quantization=form, weights=rows),
+        }
+    )
+    assert bits_per_weight(manifest) == 8 * 150 / 200
+    assert bits_of_both(manifest) == 8 * 250 / 200
+
+
 def test_every_key_is_explained() -> None:
     path = Path(__file__).resolve().parents[2] / "docs" / "card.md"
     explained = {line.split("`")[1] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| `")}
-    nested = {"text": MeasuredText, "scores": TaskScores}
+    nested = {"text": MeasuredText, "scores": TaskScores, "pair": PairScores}
     keys = set(AccuracyCard.model_fields)
     keys |= {f"{name}.{key}" for name, document in nested.items() for key in document.model_fields}
     assert explained == keys

@@ -13,7 +13,9 @@ from aiasst.artifacts.model_folder import (
     MANIFEST_NAME,
     Manifest,
     ModelFolder,
+    Quantization,
     Source,
+    Twin,
     Weight,
     record_files,
     staged_folder,
@@ -149,3 +151,51 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> 
 def test_manifest_survives_json(shape: list[int], layer: int | None, size: int) -> None:
     weight = Weight(role="down", layer=layer, shape=tuple(shape), format="int4-b128", bytes=size)
     assert Weight.model_validate_json(weight.to_json()) == weight
+
+
+def with_twin(path: Path) -> ModelFolder:
+    """A folder of two forms: `w` of the second lies in the first one's file, `v` in its own."""
+    folder = model_in(path)
+    (path / "twin.onnx").write_bytes(b"second graph")
+    (path / "twin.onnx.data").write_bytes(bytes(100))
+    rows = {
+        "w": Weight(role="other", layer=None, shape=(2, 3), format="fp32", bytes=0, shared_with="w"),
+        "v": Weight(role="other", layer=None, shape=(10, 10), format="w8a8", bytes=100),
+    }
+    twin = Twin(quantization=Quantization(recipe="w8a8", algorithm="rtn", bits_per_weight=8), weights=rows)
+    write_manifest(path, folder.manifest.model_copy(update={"twin": twin, "files": record_files(path)}))
+    return ModelFolder.open(path)
+
+
+def test_a_folder_of_two_forms(tmp_path: Path) -> None:
+    folder = with_twin(tmp_path / "m")
+    folder.check_hashes()
+    assert ModelFolder.open(folder.path).manifest == folder.manifest
+    assert (folder.weight_bytes, folder.twin_bytes) == (5, 112)
+    assert folder.twin_weight_bytes == 112 + 24
+    assert folder.identity != model_in(tmp_path / "one").identity
+
+
+def test_a_folder_of_one_form_is_written_and_known_as_ever(tmp_path: Path) -> None:
+    folder = model_in(tmp_path / "m")
+    assert "twin" not in (folder.path / MANIFEST_NAME).read_text()
+    assert (folder.twin_bytes, folder.twin_weight_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["twin.onnx", "twin.onnx.data"])
+def test_a_second_form_that_is_not_whole_is_refused(tmp_path: Path, name: str) -> None:
+    folder = with_twin(tmp_path / "m")
+    content = (folder.path / name).read_bytes()
+    (folder.path / name).write_bytes(content[:-1] + b"?")
+    with pytest.raises(ArtifactError, match=f"{name} has changed"):
+        ModelFolder.open(folder.path).check_hashes()
+    (folder.path / name).write_bytes(content[:-1])
+    with pytest.raises(ArtifactError, match=f"{len(content) - 1} bytes, the manifest says"):
+        ModelFolder.open(folder.path)
+    (folder.path / name).unlink()
+    with pytest.raises(ArtifactError, match=f"incomplete: {name} is missing"):
+        ModelFolder.open(folder.path)
+    files = {known: record for known, record in folder.manifest.files.items() if known != name}
+    write_manifest(folder.path, folder.manifest.model_copy(update={"files": files}))
+    with pytest.raises(ArtifactError, match=r"tells of a second form, and lists no twin\.onnx"):
+        ModelFolder.open(folder.path)

@@ -9,8 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiasst.artifacts.device import BandwidthPoint, CoreGroup, Costs, Hardware, MatmulPoint, NumaNode, Provider
-from aiasst.profile.decide import ModelNeeds, decide
+from aiasst.artifacts.device import (
+    BandwidthPoint,
+    CoreGroup,
+    Costs,
+    FormsPoint,
+    Hardware,
+    MatmulPoint,
+    NumaNode,
+    Provider,
+    TwinDecision,
+)
+from aiasst.profile.decide import ModelNeeds, crossover, decide, decide_twin
 from aiasst.profile.hardware import read_hardware
 from aiasst.profile.host import Host
 
@@ -110,8 +120,8 @@ def test_laws(hardware: Hardware, speeds: dict[int, float], times: dict[int, flo
         usable = {cpu for group in hardware.core_groups for cpu in group.cpus}
         assert len(set(decisions.affinity.value)) == threads
         assert set(decisions.affinity.value) <= usable
-    for _, decision in decisions:
-        assert decision.reason
+    for name, decision in decisions:
+        assert (name == "twin" and needs is None) or decision is None or decision.reason
 
 
 @given(machines(), needs_of_models)
@@ -202,3 +212,104 @@ def test_provider(name: str, said: str) -> None:
     providers = (Provider(name=name, available=True, reason="loads"),)
     decision = decide(machine(providers=providers)).provider
     assert (decision.value, said in decision.reason) == ("cpu", True)
+
+
+# ---------------------------------------------------------------------- a second form
+
+TWO_FORMS = ModelNeeds("pair", GIB, 1024, 4096, "int4-b128", twin_bytes=2 * GIB)
+
+
+def forms(times: dict[int, tuple[float, float]]) -> Costs:
+    return Costs(
+        forms=tuple(
+            FormsPoint(tokens=rows, first_milliseconds=first, twin_milliseconds=second, noise=0.0)
+            for rows, (first, second) in times.items()
+        )
+    )
+
+
+def twin_of(costs: Costs, ceiling: int = 100 * GIB, needs: ModelNeeds = TWO_FORMS) -> TwinDecision:
+    found = decide_twin(costs, 8, ceiling, needs)
+    assert found is not None
+    return found
+
+
+def test_the_second_form_runs_from_where_it_is_faster() -> None:
+    decided = twin_of(forms({2: (10, 20), 8: (16, 24), 32: (60, 30), 128: (240, 90)}))
+    # Even with the logarithm of rows: 1.5 times as long at 8, half as long at 32.
+    expected = math.exp(math.log(8) + math.log(4) * math.log(1.5) / (math.log(1.5) + math.log(2)))
+    assert (decided.use, decided.from_rows) == (True, math.ceil(expected))
+    assert "128 rows are 2.7 times as fast" in decided.reason
+
+
+def test_products_say_it_where_the_forms_were_not_run() -> None:
+    times = {1: 10.0, 8: 80.0, 32: 300.0, 128: 1200.0}
+    first, second = products(times), products({1: 20, 8: 85, 32: 200, 128: 700}, "w8a8")
+    decided = twin_of(Costs(matmul=(*first.matmul, *second.matmul)))
+    assert decided.use and 8 < decided.from_rows < 16
+    assert "products in int4-b128 and w8a8" in decided.reason
+    # What was measured of the model itself goes before.
+    both = Costs(matmul=(*first.matmul, *second.matmul), forms=forms({4: (1, 2), 8: (2, 1)}).forms)
+    assert 4 < twin_of(both).from_rows < 8
+    # Of another format than this model's nothing follows.
+    other = Costs(matmul=(*products(times, "int2-b64").matmul, *second.matmul))
+    assert twin_of(other).from_rows == twin_of(Costs()).from_rows == 12
+    assert "nothing was measured" in twin_of(Costs()).reason
+
+
+def test_a_second_form_that_is_never_faster_is_not_opened() -> None:
+    decided = twin_of(forms({2: (10, 20), 128: (90, 91)}))
+    assert not decided.use and "not faster even with 128 rows" in decided.reason
+
+
+def test_both_forms_and_the_cache_must_fit() -> None:
+    weights, cache = int(3 * GIB * 1.2), 8 * 4096 * 1024
+    assert twin_of(Costs(), weights + cache).use
+    refused = twin_of(Costs(), weights + cache - 1)
+    assert not refused.use and "more than" in refused.reason and refused.from_rows == 12
+    assert decide_twin(Costs(), 8, 100 * GIB, ModelNeeds("one", GIB, 1024, 4096)) is None
+
+
+def test_decide_includes_the_second_form() -> None:
+    decided = decide(machine(memory_free_bytes=10 * GIB), needs=TWO_FORMS).twin
+    assert decided is not None and decided.use
+    assert decide(machine()).twin is None
+    tight = decide(machine(memory_free_bytes=4 * GIB), needs=TWO_FORMS)
+    assert tight.twin is not None and not tight.twin.use
+    # Sequences at once are not given up for it.
+    assert tight.slots == decide(machine(memory_free_bytes=4 * GIB), needs=ModelNeeds("pair", GIB, 1024, 4096)).slots
+
+
+def test_more_sequences_pay_with_the_second_form_where_there_is_memory() -> None:
+    first, second = products({1: 20, 8: 97, 32: 366}), products({1: 10, 8: 120, 32: 175}, "w8a8")
+    costs = Costs(matmul=(*first.matmul, *second.matmul))
+    one = ModelNeeds("pair", GIB, 1024, 4096, "int4-b128")
+    roomy, tight = machine(memory_free_bytes=10 * GIB), machine(memory_free_bytes=int(4.6 * GIB))
+    alone = decide(roomy, costs, one).slots
+    both = decide(roomy, costs, TWO_FORMS)
+    assert (alone.value, both.slots.value) == (8, 32)
+    assert "32 rows (w8a8)" in both.slots.reason
+    # A single row stays the first form's, however fast the second's product of one row is.
+    assert "3.7 times" in both.slots.reason
+    fewer = decide(tight, costs, TWO_FORMS)
+    assert fewer.twin is not None and fewer.twin.use and 8 <= fewer.slots.value < 32
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 512), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3)),
+        min_size=1,
+        unique_by=lambda point: point[0],
+    )
+)
+def test_from_the_crossover_on_the_second_is_faster_wherever_it_was_measured(
+    times: list[tuple[int, float, float]],
+) -> None:
+    found = crossover(times)
+    largest = max(times)
+    if found is None:
+        assert largest[2] >= largest[1]
+        return
+    assert found >= 2
+    assert all(second < first for rows, first, second in times if rows >= found)
+    assert largest[2] < largest[1] and found <= max(2, largest[0])

@@ -12,15 +12,17 @@ import pytest
 from aiasst.artifacts.model_folder import (
     Manifest,
     ModelFolder,
+    Quantization,
     Shape,
     Source,
+    Twin,
     Weight,
     record_files,
     staged_folder,
     write_manifest,
 )
 from aiasst.errors import ArtifactError
-from aiasst.profile import check_machine, needs_of, profile, quick_config
+from aiasst.profile import check_machine, fitted, needs_of, profile, quick_config
 from aiasst.profile.host import Host
 from aiasst.progress import Progress
 
@@ -142,3 +144,52 @@ def test_nothing_of_one_system_is_imported() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+# ---------------------------------------------------------------------- a folder of two forms
+
+
+@pytest.fixture
+def pair(model: ModelFolder) -> ModelFolder:
+    """The same folder with a second form of 500 bytes, which shares the embedding."""
+    (model.path / "twin.onnx").write_bytes(bytes(400))
+    (model.path / "twin.onnx.data").write_bytes(bytes(100))
+    embed = model.manifest.weights["embed_tokens.weight"]
+    shared = embed.model_copy(update={"bytes": 0, "shared_with": "embed_tokens.weight"})
+    form = Quantization(recipe="w8a8", algorithm="rtn", bits_per_weight=8)
+    twin = Twin(quantization=form, weights={"embed_tokens.weight": shared})
+    files = record_files(model.path)
+    write_manifest(model.path, model.manifest.model_copy(update={"twin": twin, "files": files}))
+    return ModelFolder.open(model.path)
+
+
+def test_needs_of_both_forms(pair: ModelFolder) -> None:
+    assert needs_of(pair).twin_bytes == 500 + 90000
+    decided = quick_config(pair).decisions.twin
+    assert decided is not None and decided.use and decided.from_rows == 12
+
+
+def test_a_config_without_a_word_on_it_is_fitted_to_the_folder(model: ModelFolder, pair: ModelFolder) -> None:
+    general = quick_config()
+    assert general.decisions.twin is None
+    found = fitted(general, pair)
+    assert found.decisions.twin is not None and found.decisions.twin.use
+    assert found.model_copy(update={"decisions": general.decisions}) == general
+    little = general.decisions.memory_ceiling_bytes.model_copy(update={"value": 1000})
+    tight = general.model_copy(
+        update={"decisions": general.decisions.model_copy(update={"memory_ceiling_bytes": little})}
+    )
+    found = fitted(tight, pair)
+    assert found.decisions.twin is not None and not found.decisions.twin.use
+    assert fitted(general, model) is general
+
+
+def test_what_a_config_says_of_its_own_model_is_obeyed(pair: ModelFolder) -> None:
+    own = quick_config(pair)
+    assert own.decisions.twin is not None
+    edited = own.decisions.model_copy(update={"twin": own.decisions.twin.model_copy(update={"from_rows": 99})})
+    config = own.model_copy(update={"decisions": edited})
+    assert fitted(config, pair) is config
+    elsewhere = config.model_copy(update={"model": "another"})
+    decided = fitted(elsewhere, pair).decisions.twin
+    assert decided is not None and decided.from_rows == 12

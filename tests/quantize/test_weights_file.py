@@ -34,6 +34,23 @@ def test_a_matrix_is_read_from_any_place_in_a_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(copy.numpy(), matrix)
 
 
+def test_a_second_file_stores_only_what_the_first_has_not(tmp_path: Path) -> None:
+    same, other = np.arange(500, dtype=np.uint8), np.arange(500, dtype=np.uint8)[::-1].copy()
+    with WeightsFile(tmp_path / "a.data", lends=True) as first:
+        first.write("first", np.zeros(3, np.float32))
+        lent = first.write("lent", same)
+    with WeightsFile(tmp_path / "b.data", first=first) as second:
+        # The bytes count, whatever they are taken for.
+        again = second.copy("again", ir.tensor(same.view(np.int8).reshape(5, 100)))
+        own = second.write("own", other)
+        assert second.shared == {"again"} and second.holds(again) and second.holds(own) and second.holds(lent)
+        assert not first.holds(own)
+    assert (again.location, again.offset, again.length) == ("a.data", lent.offset, lent.length)
+    assert own.location == "b.data" and (tmp_path / "b.data").stat().st_size == 500
+    np.testing.assert_array_equal(again.numpy(), same.view(np.int8).reshape(5, 100))
+    np.testing.assert_array_equal(own.numpy(), other)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full to play a full disk")
 def test_a_full_disk_is_told_by_its_number() -> None:
     with pytest.raises(OSError, match="No space left") as caught, WeightsFile(Path("/dev/full")) as file:

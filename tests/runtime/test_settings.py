@@ -23,6 +23,12 @@ def test_threads_and_pinning() -> None:
     assert thread_affinities(4, (0, 1)) == "2;1;2"
 
 
+def test_threads_sleep_between_runs_where_asked() -> None:
+    assert entry(SessionSettings(threads=2, rests=True), "session.force_spinning_stop") == "1"
+    with pytest.raises(RuntimeError):  # not set: ONNX Runtime's own default
+        entry(SessionSettings(threads=2), "session.force_spinning_stop")
+
+
 def test_prepacking_is_left_out_where_asked() -> None:
     assert entry(SessionSettings(prepack=False), "session.disable_prepacking") == "1"
 

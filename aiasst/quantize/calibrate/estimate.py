@@ -7,7 +7,7 @@ are gathered, and the rounding of a weight; of the proof the layers of the origi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aiasst.evaluate.perplexity import PIECE, WINDOW
 from aiasst.evaluate.texts import DEFAULT_TOKENS
@@ -70,7 +70,9 @@ class Work:
         return self.sequences * self.length
 
 
-def estimate(work: Work, rest: Sequence[Phase] = (), max_ram: int | None = None) -> Estimate:
+def estimate(
+    work: Work, rest: Sequence[Phase] = (), max_ram: int | None = None, title: str = "calibration"
+) -> Estimate:
     """What `work` and the phases after it take, with the largest batch that keeps it under `max_ram` bytes.
 
     The batch depends on the arguments alone, since the order of sums, and with it the last bit of the result, depends on it.
@@ -82,7 +84,7 @@ def estimate(work: Work, rest: Sequence[Phase] = (), max_ram: int | None = None)
     while batch > 1 and max_ram is not None and memory(work, batch) > max_ram:
         batch //= 2
     kept = _finished_bytes(work)
-    phases = (_calibration(work, batch), *(_beside(phase, kept) for phase in rest))
+    phases = (_calibration(work, batch, title), *(_beside(phase, kept) for phase in rest))
     found = Estimate(phases, batch)
     found.refuse(max_ram)
     return found
@@ -101,10 +103,10 @@ def operations(work: Work) -> list[tuple[float, float]]:
 # ---------------------------------------------------------------------- calibration
 
 
-def _calibration(work: Work, batch: int) -> Phase:
+def _calibration(work: Work, batch: int, title: str) -> Phase:
     each = operations(work)
     return Phase(
-        "calibration",
+        title,
         memory(work, batch),
         _disk(work),
         runs=sum(runs for runs, _ in each),
@@ -304,6 +306,8 @@ class Folder:
     nbytes: int
     largest: int
     """Bytes of its largest weight, which is there twice while the kernels pack it."""
+    borrowed: int = 0
+    """Of `nbytes`, what lies in another form's file."""
 
     @property
     def opened(self) -> int:
@@ -319,10 +323,16 @@ def writing(matrices: Sequence[Matrix], folder: Folder, *, plainly: bool) -> Pha
     return Phase(
         "writing",
         peak([Moment(max(a_number * largest, folder.opened))], torch=not plainly),
-        folder.nbytes,
+        folder.nbytes - folder.borrowed,
         runs=0.5 * A_NUMBER * numbers if plainly else 0.1 * A_NUMBER * numbers,
         remedy="choose a recipe of fewer bits: the result is opened once to see that it runs",
     )
+
+
+def beside(first: Phase, second: Phase) -> Phase:
+    """One phase of two that follow each other, what both leave on disk at its end; the second's disk is its own."""
+    largest = max(first, second, key=lambda phase: phase.memory)
+    return replace(largest, name=first.name, disk=first.disk + second.disk, runs=first.runs + second.runs)
 
 
 def proof_tokens(parameters: int) -> int | None:
@@ -342,8 +352,20 @@ def _answer_bytes(tokens: int, vocabulary: int) -> int:
     return FLOAT * (tokens // 2) * vocabulary
 
 
-def proof_in_layers(shape: ModelShape, folder: Folder, *, parameters: int, context: int, torch: bool) -> Phase:
-    """A decoder beside its original, which answers layer by layer."""
+def proof_in_layers(
+    shape: ModelShape,
+    folder: Folder,
+    *,
+    parameters: int,
+    context: int,
+    torch: bool,
+    twin: Folder | None = None,
+    cached: int = 0,
+) -> Phase:
+    """A decoder beside its original, which answers layer by layer; and its second form, which is opened before the first.
+
+    `cached` are the bytes of a token's keys and values, which the second form leaves on disk for the first.
+    """
     window = min(WINDOW, context)
     tokens = proof_tokens(parameters) or DEFAULT_TOKENS
     at_once = max(1, MOST_TOKENS // window)
@@ -359,16 +381,27 @@ def proof_in_layers(shape: ModelShape, folder: Folder, *, parameters: int, conte
     waiting = answers_wait(tokens, shape.vocabulary)
     if waiting:
         moments.append(Moment(FLOAT * head, logits))
-    moments.append(Moment(folder.opened + (0 if waiting else FLOAT * head), logits + compared + step))
+    forms = [folder] if twin is None else [folder, twin]
+    opened = max(form.opened for form in forms)
+    moments.append(Moment(opened + (0 if waiting else FLOAT * head), logits + compared + step))
     each = [shape.running(layer, tokens, window) for layer in shape.layers]
     scored = tokens // 2
     answers = scored * (2 * head + 2 * A_NUMBER * shape.vocabulary)
+    written = sum(form.nbytes - form.borrowed for form in forms)
+    contexts = 0 if twin is None else scored * cached
+    # The original once, and the new model, whose kernels take about as long; the answers of a second form, and of both together,
+    # where the first goes on from the second's contexts.
+    runs = 2 * sum(each) + 2 * answers
+    if twin is not None:
+        runs += 1.5 * sum(each) + 2 * answers
     return Phase(
         "proof",
         peak(moments, torch=torch),
-        folder.nbytes + 3 * tokens * shape.hidden * FLOAT + (_answer_bytes(tokens, shape.vocabulary) if waiting else 0),
-        # The original once, and the new model, whose kernels take about as long.
-        runs=2 * sum(each) + 2 * answers,
+        written
+        + contexts
+        + 3 * tokens * shape.hidden * FLOAT
+        + (_answer_bytes(tokens, shape.vocabulary) if waiting else 0),
+        runs=runs,
         remedy="choose a recipe of fewer bits: the result is opened to be measured",
     )
 

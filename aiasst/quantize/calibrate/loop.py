@@ -28,7 +28,7 @@ from aiasst.quantize import algorithms
 from aiasst.quantize.calibrate import folding, rounding
 from aiasst.quantize.calibrate.activations import ActivationStore
 from aiasst.quantize.calibrate.chains import Chain
-from aiasst.quantize.calibrate.contents import FinishedContents, PlainContents, weight_rows
+from aiasst.quantize.calibrate.contents import Contents, FinishedContents, PlainContents, weight_rows
 from aiasst.quantize.calibrate.layers import Group, Layer
 from aiasst.quantize.calibrate.rounding import GroupStatistics, Member
 from aiasst.quantize.calibrate.state import StepResult, WorkState
@@ -52,15 +52,23 @@ _FINE_BITS = 8
 _ENOUGH_TO_TELL = 0.02
 
 
-def calibrate(task: Task, state: WorkState, progress: ProgressFn = silent) -> FinishedContents:
+def calibrate(
+    task: Task, state: WorkState, progress: ProgressFn = silent, *, lookups: Contents | None = None
+) -> FinishedContents:
     """Round every planned weight that a layer multiplies with; goes on where `state` stopped.
+
+    Args:
+        task: what to do.
+        state: where finished work is kept.
+        progress: told of every layer.
+        lookups: embeddings that are rounded already; None: they are rounded first.
 
     Raises:
         ResourceError: the disk or the memory is full; what is finished stays in `state`.
         ArtifactError: a weight or an activation is not finite, or a layer does not run.
     """
     with _keeping_what_is_done(state.folder):
-        _Walk(task, state, progress).run()
+        _Walk(task, state, progress, lookups).run()
     return FinishedContents(state, PlainContents(task.plan, algorithms.load(PLAIN)))
 
 
@@ -80,8 +88,9 @@ def _keeping_what_is_done(folder: Path) -> Iterator[None]:
 class _Walk:
     """One way through the layers."""
 
-    def __init__(self, task: Task, state: WorkState, progress: ProgressFn) -> None:
+    def __init__(self, task: Task, state: WorkState, progress: ProgressFn, lookups: Contents | None) -> None:
         self.task = task
+        self.lookups = lookups
         self.state = state
         self.clock = _Clock(task.costs, progress)
         self.found = {found.matrix.name: found for found in task.inventory.found}
@@ -143,6 +152,11 @@ class _Walk:
         for found in self.task.inventory.found:
             member = self.member(found.matrix.name)
             if not found.matrix.looks_up or member.grid is None:
+                continue
+            if self.lookups is not None:
+                content = self.lookups.matrix(found)
+                assert content is not None
+                rounded[found.matrix.name] = content
                 continue
             statistics = None
             if found.matrix.tied and member.grid.bits < _FINE_BITS:

@@ -53,15 +53,20 @@ def prepare_task(
     samples: Samples,
     max_ram: int | None,
     after: Sequence[Phase] = (),
+    *,
+    beside: str = "",
+    title: str = "calibration",
 ) -> Task:
     """Choose the size of a batch and know what the work will take, the phases `after` the calibration included.
+
+    `beside` is the key of a calibration whose results this one begins with; `title` names this one for people.
 
     Raises:
         BudgetRefused: it takes more memory than `max_ram` bytes, whatever the batch.
     """
     module = algorithms.load(algorithm)
     work = work_of(shape_of(source, layered, inventory), plan, module, samples)
-    needed = estimate.estimate(work, after, max_ram)
+    needed = estimate.estimate(work, after, max_ram, title)
     key = key_of(
         {
             "source": _identity(source),
@@ -71,6 +76,7 @@ def prepare_task(
             "batch": needed.sequences_at_once,
             "version": [__version__, _METHOD],
         }
+        | ({"beside": beside} if beside else {})
     )
     costs = tuple(runs + algebra for runs, algebra in estimate.operations(work))
     return Task(source.model.graph, layered, inventory, plan, module, samples, needed, costs, key)

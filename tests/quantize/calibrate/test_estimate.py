@@ -187,7 +187,7 @@ import json, sys
 from pathlib import Path
 from aiasst.quantize.job import Job
 from aiasst.quantize.preparation import Wishes, prepare
-prepared = prepare(sys.argv[1], sys.argv[2], Wishes(algorithm=sys.argv[4], calibration=sys.argv[3]))
+prepared = prepare(sys.argv[1], sys.argv[2], Wishes(algorithm=sys.argv[4], calibration=sys.argv[3], twin="twin" in sys.argv))
 Job(prepared).write()
 # Not of getrusage, which counts what the process that started this one took.
 status = Path("/proc/self/status").read_text().splitlines()
@@ -197,11 +197,11 @@ print(json.dumps({"peak": peak, "estimate": prepared.task.estimate.memory}))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is asked of /proc")
-@pytest.mark.parametrize("algorithm", ["gptq", "awq"])
-def test_the_real_peak_stays_below(story: ModelFolder, tmp_path: Path, algorithm: str) -> None:
+@pytest.mark.parametrize("algorithm", [["gptq"], ["awq"], ["awq", "twin"]], ids=" ".join)
+def test_the_real_peak_stays_below(story: ModelFolder, tmp_path: Path, algorithm: list[str]) -> None:
     ids = tmp_path / "ids.npz"
     np.savez(ids, input_ids=np.random.default_rng(0).integers(1, 4096, (16, 256)))
-    arguments = [str(story.path), str(tmp_path / "out"), str(ids), algorithm]
+    arguments = [str(story.path), str(tmp_path / "out"), str(ids), *algorithm]
     run = subprocess.run([sys.executable, "-c", _MEASURED, *arguments], capture_output=True, check=True, text=True)
     found = json.loads(run.stdout)
     assert found["peak"] <= found["estimate"] < 1.5 * found["peak"]
