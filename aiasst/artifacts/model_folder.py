@@ -28,6 +28,8 @@ MANIFEST_NAME = "aiasst.json"
 GRAPH_NAME = "model.onnx"
 WEIGHTS_NAME = "model.onnx.data"
 MANIFEST_VERSION: Literal[1] = 1
+_GENERATES = "text-generation"
+_FLOAT_BYTES = 4
 # What is measured on a model is no part of it.
 MEASURED_FILES = frozenset({"card.json", "CARD.md"})
 
@@ -126,11 +128,21 @@ class Calibration(Document):
     sha256: str = ""
     """Hash over the token ids: the same ids give the same weights."""
     used: bool
-    """Whether the algorithm looked at them; round-to-nearest does not."""
+    """Whether the algorithm looked at them; round-to-nearest does not. The scales of a cache are found on them all the same."""
+
+
+class CacheQuantization(Document):
+    """How keys and values of earlier tokens are kept, where that is not in floating point."""
+
+    format: Literal["int8"]
+    scales: Literal["per-channel"]
+    """What shares a scale: a channel of a head, whatever the token."""
+    tokens: int
+    """Of the calibration text, that the scales were found on."""
 
 
 class Quantization(Document):
-    """How the weights were made small."""
+    """How the weights were made small, and the cache."""
 
     recipe: str
     algorithm: str
@@ -141,6 +153,8 @@ class Quantization(Document):
 
     Rotary tables are no weights (they follow from the configuration) and do not count.
     """
+    cache: CacheQuantization | None = None
+    """None: it is kept as the graph of `convert` keeps it."""
 
 
 class FileRecord(Document):
@@ -185,6 +199,15 @@ class ModelFolder:
     def weight_bytes(self) -> int:
         """Bytes of graph and weights on disk."""
         return sum(r.bytes for name, r in self.manifest.files.items() if name.startswith(GRAPH_NAME))
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Keys and values of all layers; 0 of a model that has no cache, or does not tell its shape."""
+        shape, quantization = self.manifest.shape, self.manifest.quantization
+        if shape is None or self.manifest.task != _GENERATES:
+            return 0
+        small = quantization is not None and quantization.cache is not None
+        return 2 * shape.layers * shape.kv_heads * shape.head_dim * (1 if small else _FLOAT_BYTES)
 
     @property
     def identity(self) -> str:

@@ -78,6 +78,8 @@ def _facts(model: ModelFolder, *, hashes_checked: bool) -> list[tuple[str, str]]
                 f"recipe {quantization.recipe}, {quantization.algorithm}, {quantization.bits_per_weight:.2f} bits per weight",
             )
         )
+    if model.cache_bytes_per_token:
+        facts.append(("KV cache", f"{_cache(manifest)}, {output.human_bytes(model.cache_bytes_per_token)} a token"))
     if verified := manifest.verification:
         facts.append(
             (
@@ -93,6 +95,13 @@ def _facts(model: ModelFolder, *, hashes_checked: bool) -> list[tuple[str, str]]
         )
     )
     return facts
+
+
+def _cache(manifest: Manifest) -> str:
+    cache = None if manifest.quantization is None else manifest.quantization.cache
+    if cache is None:
+        return "float32"
+    return f"{cache.format} ({cache.scales} scales, found on {cache.tokens:,} tokens)"
 
 
 def _by_role(manifest: Manifest) -> _Grid:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "aiasst quantize story --bits 4\n\n"
+    "aiasst quantize story --bits 4 --cache int8\n\n"
     "aiasst quantize story --target-bpw 4.5 --plot plan.png\n\n"
     "aiasst quantize llama --max-size 1.1GB --max-kld 0.03 --max-ram 6GB\n\n"
     "aiasst quantize llama --device device.json --token-ms 20 --workload 4x512+128\n\n"
@@ -55,6 +56,14 @@ def command(
             "--algorithm",
             metavar="NAME",
             help="How weights are rounded: rtn, mse, awq or gptq (default: the recipe's).",
+        ),
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--cache",
+            metavar="float|int8",
+            help="How keys and values are kept: int8 takes a quarter of the memory (default: the recipe's).",
         ),
     ] = None,
     calibration: Annotated[
@@ -162,8 +171,8 @@ def command(
     plans = budget is not None and bits is None and recipe is None
     _refuse_contradictions(budget, plans=plans, device=device, workload=workload, plot=plot)
     wishes: dict[str, Any] = {
-        "recipe": None if plans else _recipe_name(bits, recipe), "algorithm": algorithm, "calibration": calibration,
-        "sequences": sequences, "seed": seed, "max_ram": _bytes(max_ram), "budget": budget,
+        "recipe": None if plans else _recipe_name(bits, recipe), "algorithm": algorithm, "cache": _cache(cache),
+        "calibration": calibration, "sequences": sequences, "seed": seed, "max_ram": _bytes(max_ram), "budget": budget,
         "device": None if token_ms is None else _device(device),
     }  # fmt: skip
     with output.progress(quiet=quiet) as progress:
@@ -196,6 +205,12 @@ def _recipe_name(bits: int | None, recipe: str | None) -> str:
 
         raise UsageError(*bits_error(bits))
     return _RECIPE_OF_BITS[bits]
+
+
+def _cache(name: str | None) -> str | None:
+    if name not in (None, "float", "int8"):
+        raise UsageError(f"there is no cache of '{name}'", "--cache int8 takes a quarter of the memory of --cache float")
+    return name
 
 
 def _budget(
@@ -276,7 +291,8 @@ def _show_result(folder: ModelFolder, *, json: bool, quiet: bool) -> None:
         output.document(known | _stable(card))
     elif not quiet:
         size = output.human_bytes(folder.weight_bytes)
-        output.data(f"{folder.path}: {size}, {facts.bits_per_weight:.2f} bits per weight ({facts.recipe})")
+        small = ", int8 cache" if facts.cache is not None else ""
+        output.data(f"{folder.path}: {size}, {facts.bits_per_weight:.2f} bits per weight ({facts.recipe}){small}")
         if card is not None:
             cards.show(card)
         if folder.manifest.task == "text-generation":

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
 
@@ -13,6 +14,7 @@ from aiasst.artifacts.document import write_text_atomically
 from aiasst.artifacts.model_folder import (
     GRAPH_NAME,
     WEIGHTS_NAME,
+    CacheQuantization,
     Calibration,
     Manifest,
     ModelFolder,
@@ -29,6 +31,7 @@ from aiasst.artifacts.model_folder import (
 from aiasst.errors import ArtifactError, BudgetRefused
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import algorithms
+from aiasst.quantize.cache.nodes import quantize_caches
 from aiasst.quantize.calibrate.contents import Contents, PlainContents
 from aiasst.quantize.calibrate.state import WorkState, work_folder
 from aiasst.quantize.check import check_runs
@@ -102,6 +105,12 @@ class Job:
     def _fill(self, staging: Path, contents: Contents, progress: ProgressFn) -> None:
         model = self.prepared.source.model
         others = other_rows(self.prepared.source, self.prepared.inventory)
+        if self.prepared.cache is not None:
+            # In the folder that vanishes whatever happens; on the float graph, which is in layers and rewritten only after.
+            with TemporaryDirectory(prefix="cache-", dir=staging) as work:
+                scales = self.prepared.cache.scales(Path(work), progress)
+            quantize_caches(model.graph, scales)
+            give_back()
         with WeightsFile(staging / WEIGHTS_NAME) as file:
             rewrite(model.graph, self.prepared.inventory.found, self.prepared.plan, contents, file, progress=progress)
         ir.save(model, staging / GRAPH_NAME)
@@ -126,9 +135,15 @@ class Job:
                 algorithm=self.prepared.plan.recipe.algorithm,
                 calibration=self._calibration(),
                 bits_per_weight=round(self.prepared.plan.bits_per_weight, 4),
+                cache=self._cache(),
             ),
             files=record_files(staging),
         )
+
+    def _cache(self) -> CacheQuantization | None:
+        if self.prepared.cache is None:
+            return None
+        return CacheQuantization(format="int8", scales="per-channel", tokens=self.prepared.cache.tokens)
 
     def _calibration(self) -> Calibration | None:
         if self.prepared.samples is None:

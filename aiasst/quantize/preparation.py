@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiasst.artifacts.model_folder import ModelFolder, disk_errors
-from aiasst.artifacts.recipe import Recipe, load_recipe
+from aiasst.artifacts.recipe import CacheFormat, Recipe, load_recipe
 from aiasst.errors import ArtifactError
 from aiasst.evaluate.measure import DECODER_TASK
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import algorithms
+from aiasst.quantize.cache.nodes import CacheTensor, find_caches
+from aiasst.quantize.cache.observe import MOST_SEQUENCES, CacheCalibration
 from aiasst.quantize.calibrate import estimate
 from aiasst.quantize.calibrate.estimate import Folder
 from aiasst.quantize.calibrate.layers import LayeredModel, cut_layers
-from aiasst.quantize.calibrate.samples import Samples, load_samples
+from aiasst.quantize.calibrate.samples import Ids, Samples, load_samples
 from aiasst.quantize.calibrate.shapes import shape_of
 from aiasst.quantize.calibrate.task import Task, prepare_task
 from aiasst.quantize.heap import give_back
@@ -37,6 +39,7 @@ _DEFAULT_RECIPE = "int4"
 _TOKENIZER = "tokenizer.json"
 # What serves where a model cannot be calibrated.
 _FALLBACK = "mse"
+_CACHE_HINT = "give token ids with --calibration FILE.npz, or leave out --cache int8"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Wishes:
 
     recipe: Recipe | None = None
     algorithm: str | None = None
+    cache: CacheFormat | None = None
     calibration: Path | str | None = None
     sequences: int = 64
     seed: int = 0
@@ -64,6 +68,8 @@ class Prepared:
     """What was given for calibration, or is used without."""
     task: Task | None
     """The calibration; None where every weight is rounded by itself."""
+    cache: CacheCalibration | None
+    """Of a cache that becomes int8; None: it stays as it is."""
     destination: Path
     budget: Budget | None
 
@@ -79,12 +85,14 @@ def prepare(
     """
     plans = wishes.budget is not None and wishes.recipe is None
     recipe = wishes.recipe or load_recipe(_DEFAULT_RECIPE)
+    recipe = recipe.model_copy(update={"cache": wishes.cache or recipe.cache})
     cuts = _candidate_cuts if plans else _cuts_of(recipe)
     preparation = _Preparation(*_opened(source, cuts), output, wishes, progress)
     if not plans:
         return preparation.prepared(recipe)
     sight, planning = preparation.planning(recipe)
     mix = preparation.mix(sight, recipe)
+    mix = replace(mix, recipe=mix.recipe.model_copy(update={"cache": recipe.cache}))
     give_back()
     # Only the cuts that the plan makes use of.
     preparation = _Preparation(
@@ -135,24 +143,34 @@ class _Preparation:
         wishes = self.wishes
         algorithm = wishes.algorithm or recipe.algorithm
         calibrates = algorithms.load(algorithm).NEEDS != "nothing"
-        sight, obstacle = self._sight() if calibrates else (None, "")
-        samples = sight.samples if sight is not None else self._recorded_samples()
+        small_cache = recipe.cache == "int8"
+        tensors = find_caches(self.source.model.graph) if small_cache else ()
+        seen, obstacle = self._sight() if calibrates or small_cache else (None, "")
+        if small_cache and seen is None:
+            raise ArtifactError(f"the scales of an int8 cache cannot be found: {obstacle}", _CACHE_HINT)
+        sight = seen if calibrates else None
+        samples = seen.samples if seen is not None else self._recorded_samples()
         notes: list[str] = []
         if calibrates and sight is None:
             notes.append(f"{algorithm} gives way to {_FALLBACK}, which looks at no text: {obstacle}")
             algorithm = _FALLBACK
         plan = _plan(self.source, self.inventory, recipe.model_copy(update={"algorithm": algorithm}))
+        cache = None if seen is None or not tensors else self._cache_calibration(seen, tensors)
         task = None
         if sight is not None:
-            after = self._after(plan, sight.layered, plainly=False)
+            after = self._after(plan, sight, plainly=False)
             task = prepare_task(
                 self.source, sight.layered, self.inventory, plan, algorithm, sight.samples, wishes.max_ram, after
             )
             notes.append(replace(task.estimate, phases=self.before + task.estimate.phases).summary)
         elif wishes.max_ram is not None:
-            Estimate(self._after(plan, None, plainly=True)).refuse(wishes.max_ram)
+            Estimate(self._after(plan, seen, plainly=True)).refuse(wishes.max_ram)
         plan = replace(plan, notes=tuple(notes), mix=mix)
-        return Prepared(self.source, self.inventory, plan, samples, task, self._destination(plan), wishes.budget)
+        return Prepared(self.source, self.inventory, plan, samples, task, cache, self._destination(plan), wishes.budget)
+
+    def _cache_calibration(self, seen: _Sight, tensors: tuple[CacheTensor, ...]) -> CacheCalibration:
+        at_once = estimate.cache_sequences_at_once(seen.cache_ids.shape[1])
+        return CacheCalibration(seen.layered, tensors, seen.cache_ids, at_once)
 
     def planning(self, recipe: Recipe) -> tuple[_Sight, Phase]:
         """What planning looks at, and what it takes; `recipe` tells the algorithm alone.
@@ -181,7 +199,7 @@ class _Preparation:
         """What comes after planning, while nobody knows the formats: those of `recipe`, and a folder as large as is allowed."""
         assert self.wishes.budget is not None
         plan = _plan(self.source, self.inventory, recipe.model_copy(update={"algorithm": algorithm}))
-        after = self._after(plan, sight.layered, plainly=False, folder_bytes=_allowed_bytes(self.wishes.budget, plan))
+        after = self._after(plan, sight, plainly=False, folder_bytes=_allowed_bytes(self.wishes.budget, plan))
         if algorithms.load(algorithm).NEEDS == "nothing":
             return after
         task = prepare_task(
@@ -190,13 +208,13 @@ class _Preparation:
         return task.estimate.phases
 
     def _after(
-        self, plan: Plan, layered: LayeredModel | None, *, plainly: bool, folder_bytes: int | None = None
+        self, plan: Plan, sight: _Sight | None, *, plainly: bool, folder_bytes: int | None = None
     ) -> tuple[Phase, ...]:
-        """Writing a folder, and the proof where there is one.
+        """Finding scales of a cache, writing a folder, and the proof where there is one.
 
         Args:
             plan: the formats.
-            layered: the model in layers, where it has been cut.
+            sight: text and layers, where they have been looked at.
             plainly: weights are rounded as they are written, without torch.
             folder_bytes: size of the folder where it is another than the plan's.
         """
@@ -205,16 +223,24 @@ class _Preparation:
         folder = Folder(plan.bytes_after if folder_bytes is None else folder_bytes, largest)
         writing = estimate.writing(matrices, folder, plainly=plainly)
         facts = self.source.shape
-        if facts is None or not (self.source.folder / _TOKENIZER).is_file():
+        proves = facts is not None and (self.source.folder / _TOKENIZER).is_file()
+        caches = sight is not None and plan.recipe.cache == "int8"
+        if not proves and not caches:
             return (writing,)
-        shape = shape_of(self.source, layered or cut_layers(self.source, self.inventory), self.inventory)
+        layered = cut_layers(self.source, self.inventory) if sight is None else sight.layered
+        shape = shape_of(self.source, layered, self.inventory)
+        before: tuple[Phase, ...] = ()
+        if sight is not None and caches:
+            before = (estimate.cache_scales(shape, sight.cache_ids.shape, torch=not plainly),)
+        if facts is None or not proves:
+            return (*before, writing)
         if self.source.task != DECODER_TASK:
             original = Folder(plan.bytes_before, max((weight.bytes_before for weight in plan.weights), default=0))
-            return writing, estimate.proof_of_whole(shape, folder, original, torch=not plainly)
+            return *before, writing, estimate.proof_of_whole(shape, folder, original, torch=not plainly)
         proof = estimate.proof_in_layers(
             shape, folder, parameters=plan.parameters, context=facts.context_length, torch=not plainly
         )
-        return writing, proof
+        return *before, writing, proof
 
     def _sight(self) -> tuple[_Sight | None, str]:
         """Text and layers to calibrate with, or why there are none."""
@@ -287,6 +313,11 @@ class _Sight:
 
     samples: Samples
     layered: LayeredModel
+
+    @property
+    def cache_ids(self) -> Ids:
+        """The part of the text that the scales of a cache are found on, int64 [sequences, length]."""
+        return self.samples.ids[:MOST_SEQUENCES]
 
 
 def _plan(source: QuantizeSource, inventory: Inventory, recipe: Recipe) -> Plan:
