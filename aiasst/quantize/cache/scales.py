@@ -4,6 +4,10 @@ Symmetric and static, as the kernel has them: q = clip(round(x / scale), -128, 1
 more than from token to token (KIVI, Liu et al. 2024, arXiv:2402.02750), so a channel has a scale of its own, and so have those
 of values. Rotary embedding turns channels in pairs, by an angle that grows with the position: what one of them holds at one
 position the other holds at another, so the two share what was seen of either.
+
+What a calibration did not see is clipped, and a clipped key moves the attention of every token after it: that costs ten times as
+much as coarser steps (measured, see DECISIONS.md). So narrow channels get headroom from the range of the widest one, by a
+geometric mean such as SmoothQuant weighs two ranges with (Xiao et al. 2023, arXiv:2211.10438).
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ Floats = npt.NDArray[np.float32]
 
 LEVELS = 127
 """Steps on either side of zero."""
+# Exponent of the widest range in that mean, and the most headroom that a channel gets: its steps grow by it.
+_SHARE_OF_WIDEST, _MOST_HEADROOM = 0.3, 2.0
 # A scale that is no normal number would be taken for zero.
 _SMALLEST = float(np.finfo(np.float32).tiny) * LEVELS
 
@@ -54,11 +60,12 @@ def shared_by_pairs(magnitudes: Floats, rotation: Rotation) -> Floats:
 
 
 def channel_scales(magnitudes: Floats) -> Floats:
-    """The scales that map `magnitudes` [heads, head_dim] to the last level, float32 [1, heads, 1, head_dim], all positive.
+    """Scales of channels in which `magnitudes` [heads, head_dim] were seen, float32 [1, heads, 1, head_dim], all positive.
 
-    A channel that was zero all along has the range of the widest one: whatever comes there later is not clipped away.
+    What was seen is not clipped, and up to twice as much in channels that are narrower than others. A channel that was zero all along has the range of the widest one: whatever comes there later is not clipped away.
     """
     widest = float(magnitudes.max(initial=0.0))
-    known = np.where(magnitudes > 0, magnitudes, widest if widest > 0 else LEVELS)
-    scales: Floats = (np.maximum(known, _SMALLEST) / LEVELS).astype(np.float32)
+    known = np.maximum(np.where(magnitudes > 0, magnitudes, widest if widest > 0 else LEVELS), _SMALLEST)
+    headroom = np.clip((widest / known.astype(np.float64)) ** _SHARE_OF_WIDEST, 1, _MOST_HEADROOM)
+    scales: Floats = (known * headroom / LEVELS).astype(np.float32)
     return scales[None, :, None, :]
