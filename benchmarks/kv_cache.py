@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from measure import interleaved, machine, print_table
 
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.runtime.session import DecoderSession, SessionSettings
+from measure import interleaved, machine, print_table
 
 ROWS = (1, 8, 16)
 PASTS = (100, 900)

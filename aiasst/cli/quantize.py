@@ -209,7 +209,9 @@ def _recipe_name(bits: int | None, recipe: str | None) -> str:
 
 def _cache(name: str | None) -> str | None:
     if name not in (None, "float", "int8"):
-        raise UsageError(f"there is no cache of '{name}'", "--cache int8 takes a quarter of the memory of --cache float")
+        raise UsageError(
+            f"there is no cache of '{name}'", "--cache int8 takes a quarter of the memory of --cache float"
+        )
     return name
 
 

@@ -106,7 +106,7 @@ class Job:
         model = self.prepared.source.model
         others = other_rows(self.prepared.source, self.prepared.inventory)
         if self.prepared.cache is not None:
-            # In the folder that vanishes whatever happens; on the float graph, which is in layers and rewritten only after.
+            # Below the staging folder, which vanishes with all that a failure leaves; the layers are cut from the float graph.
             with TemporaryDirectory(prefix="cache-", dir=staging) as work:
                 scales = self.prepared.cache.scales(Path(work), progress)
             quantize_caches(model.graph, scales)

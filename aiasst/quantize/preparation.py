@@ -143,10 +143,9 @@ class _Preparation:
         wishes = self.wishes
         algorithm = wishes.algorithm or recipe.algorithm
         calibrates = algorithms.load(algorithm).NEEDS != "nothing"
-        small_cache = recipe.cache == "int8"
-        tensors = find_caches(self.source.model.graph) if small_cache else ()
-        seen, obstacle = self._sight() if calibrates or small_cache else (None, "")
-        if small_cache and seen is None:
+        caches = self._caches(recipe)
+        seen, obstacle = self._sight() if calibrates or caches else (None, "")
+        if caches and seen is None:
             raise ArtifactError(f"the scales of an int8 cache cannot be found: {obstacle}", _CACHE_HINT)
         sight = seen if calibrates else None
         samples = seen.samples if seen is not None else self._recorded_samples()
@@ -155,7 +154,7 @@ class _Preparation:
             notes.append(f"{algorithm} gives way to {_FALLBACK}, which looks at no text: {obstacle}")
             algorithm = _FALLBACK
         plan = _plan(self.source, self.inventory, recipe.model_copy(update={"algorithm": algorithm}))
-        cache = None if seen is None or not tensors else self._cache_calibration(seen, tensors)
+        cache = None if seen is None or not caches else _cache_calibration(seen, caches)
         task = None
         if sight is not None:
             after = self._after(plan, sight, plainly=False)
@@ -168,9 +167,9 @@ class _Preparation:
         plan = replace(plan, notes=tuple(notes), mix=mix)
         return Prepared(self.source, self.inventory, plan, samples, task, cache, self._destination(plan), wishes.budget)
 
-    def _cache_calibration(self, seen: _Sight, tensors: tuple[CacheTensor, ...]) -> CacheCalibration:
-        at_once = estimate.cache_sequences_at_once(seen.cache_ids.shape[1])
-        return CacheCalibration(seen.layered, tensors, seen.cache_ids, at_once)
+    def _caches(self, recipe: Recipe) -> tuple[CacheTensor, ...]:
+        """The caches that become int8; refused before any of the work where they cannot."""
+        return find_caches(self.source.model.graph) if recipe.cache == "int8" else ()
 
     def planning(self, recipe: Recipe) -> tuple[_Sight, Phase]:
         """What planning looks at, and what it takes; `recipe` tells the algorithm alone.
@@ -181,6 +180,7 @@ class _Preparation:
         """
         from aiasst.quantize.planning.estimate import planning_of
 
+        self._caches(recipe)
         sight, obstacle = self._sight()
         if sight is None:
             raise ArtifactError(f"a budget cannot be planned: {obstacle}", "quantize by a recipe instead: --recipe")
@@ -289,6 +289,7 @@ class _Preparation:
                 algorithm=self.wishes.algorithm or recipe.algorithm,
                 device=self.wishes.device,
                 work=work,
+                more_bytes=sum(cache.scale_bytes for cache in self._caches(recipe)),
                 max_ram=self.wishes.max_ram,
                 progress=self.progress,
             )
@@ -318,6 +319,11 @@ class _Sight:
     def cache_ids(self) -> Ids:
         """The part of the text that the scales of a cache are found on, int64 [sequences, length]."""
         return self.samples.ids[:MOST_SEQUENCES]
+
+
+def _cache_calibration(sight: _Sight, caches: tuple[CacheTensor, ...]) -> CacheCalibration:
+    at_once = estimate.cache_sequences_at_once(sight.cache_ids.shape[1])
+    return CacheCalibration(sight.layered, caches, sight.cache_ids, at_once)
 
 
 def _plan(source: QuantizeSource, inventory: Inventory, recipe: Recipe) -> Plan:

@@ -21,6 +21,7 @@ _ATTENTION = "GroupQueryAttention"
 # Inputs of the node by position, and its outputs.
 _PAST_KEY, _PAST_VALUE, _COS, _KEY_SCALE, _VALUE_SCALE = 3, 4, 7, 12, 13
 _PRESENT_KEY, _PRESENT_VALUE = 1, 2
+_FLOAT_BYTES = 4
 _HINT = "leave out --cache int8 (or `cache: int8` in the recipe): the cache stays as it is"
 
 
@@ -30,8 +31,15 @@ class CacheTensor:
 
     present: str
     """Name of the output: what was there and what is new, [batch, heads, tokens, head_dim]."""
+    channels: int
+    """Heads times the size of a head: each channel has a scale."""
     rotation: Rotation | None
     """Of keys that the node turns."""
+
+    @property
+    def scale_bytes(self) -> int:
+        """What the scales take in the graph."""
+        return _FLOAT_BYTES * self.channels
 
 
 def find_caches(graph: ir.Graph) -> tuple[CacheTensor, ...]:
@@ -40,15 +48,16 @@ def find_caches(graph: ir.Graph) -> tuple[CacheTensor, ...]:
     Raises:
         ArtifactError: there is none, or one that cannot be int8: another operator reads it, or it is no float32.
     """
-    inputs = [value for value in fed_inputs(graph) if _is_called_cache(value)]
-    if not inputs:
+    entering = [value for value in fed_inputs(graph) if _is_called_cache(value)]
+    if not entering:
         raise ArtifactError("the graph has no cache that could be int8: it does not generate text", _HINT)
-    for value in inputs:
-        _refuse_unfit(value)
+    for cache in entering:
+        _refuse_unfit(cache)
     tensors: list[CacheTensor] = []
     for node in _attention_nodes(graph):
         key, value = _present(node, _PRESENT_KEY), _present(node, _PRESENT_VALUE)
-        tensors += [CacheTensor(key, _rotation(node)), CacheTensor(value, None)]
+        channels = _channels(node.inputs[_PAST_KEY]), _channels(node.inputs[_PAST_VALUE])
+        tensors += [CacheTensor(key, channels[0], _rotation(node)), CacheTensor(value, channels[1], None)]
     return tuple(tensors)
 
 
@@ -88,7 +97,7 @@ def _refuse_unfit(value: ir.Value) -> None:
     if value.dtype != ir.DataType.FLOAT:
         kind = "of no known type" if value.dtype is None else value.dtype.name.lower()
         raise ArtifactError(f"the cache {value.name} is {kind}, and only one of float32 becomes int8", _HINT)
-    uses = value.uses()
+    uses = tuple(value.uses())
     odd = [node.op_type for node, index in uses if node.op_type != _ATTENTION or index not in (_PAST_KEY, _PAST_VALUE)]
     if odd or len(uses) != 1:
         reader = odd[0] if odd else f"{len(uses)} nodes"
@@ -97,14 +106,26 @@ def _refuse_unfit(value: ir.Value) -> None:
         )
     node, index = uses[0]
     present = node.outputs[index - _PAST_KEY + _PRESENT_KEY] if len(node.outputs) > _PRESENT_VALUE else None
+    if not _channels(value):
+        raise ArtifactError(f"the cache {value.name} does not tell how many heads it has, and of what size", _HINT)
     if present is None or not present.is_graph_output() or present.uses():
-        raise ArtifactError(f"the cache {value.name} is read by other nodes once it has grown, so it stays float", _HINT)
+        raise ArtifactError(
+            f"the cache {value.name} is read by other nodes once it has grown, so it stays float", _HINT
+        )
 
 
 def _present(node: ir.Node, index: int) -> str:
     name = node.outputs[index].name
     assert name is not None
     return name
+
+
+def _channels(value: ir.Value | None) -> int:
+    """Of a cache [batch, heads, tokens, head_dim]; 0 where its shape does not tell."""
+    if value is None or value.shape is None or len(value.shape) != 4:
+        return 0
+    heads, head_dim = value.shape[1], value.shape[3]
+    return heads * head_dim if isinstance(heads, int) and isinstance(head_dim, int) else 0
 
 
 def _rotation(node: ir.Node) -> Rotation | None:

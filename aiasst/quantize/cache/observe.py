@@ -69,9 +69,7 @@ class CacheCalibration:
                 f"the cache {tensor.present} holds numbers that are not finite on the calibration text",
                 "the checkpoint overflows in float32, or is damaged: leave out --cache int8",
             )
-        return channel_scales(
-            magnitudes if tensor.rotation is None else shared_by_pairs(magnitudes, tensor.rotation)
-        )
+        return channel_scales(magnitudes if tensor.rotation is None else shared_by_pairs(magnitudes, tensor.rotation))
 
 
 def _walk(chain: Chain, layer: Layer, names: Sequence[str]) -> list[Floats]:

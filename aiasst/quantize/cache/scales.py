@@ -62,7 +62,8 @@ def shared_by_pairs(magnitudes: Floats, rotation: Rotation) -> Floats:
 def channel_scales(magnitudes: Floats) -> Floats:
     """Scales of channels in which `magnitudes` [heads, head_dim] were seen, float32 [1, heads, 1, head_dim], all positive.
 
-    What was seen is not clipped, and up to twice as much in channels that are narrower than others. A channel that was zero all along has the range of the widest one: whatever comes there later is not clipped away.
+    What was seen is not clipped, and up to twice as much in channels that are narrower than others. A channel that was zero all
+    along has the range of the widest one: whatever comes there later is not clipped away.
     """
     widest = float(magnitudes.max(initial=0.0))
     known = np.maximum(np.where(magnitudes > 0, magnitudes, widest if widest > 0 else LEVELS), _SMALLEST)

@@ -22,6 +22,7 @@ from aiasst.profile import needs_of
 from aiasst.quantize import QuantConfig, preview, quantize
 from aiasst.quantize.calibrate.activations import ActivationStore
 from aiasst.quantize.calibrate.state import WorkState, work_folder
+from aiasst.quantize.planning.budget import Budget
 from aiasst.runtime.session import DecoderSession, GraphSession, SessionSettings
 from tests import checkpoints
 from tests.runtime.graphs import tiny_decoder
@@ -133,7 +134,9 @@ def test_scales_are_positive_numbers(pair: tuple[ModelFolder, ModelFolder]) -> N
 
 def _scales(folder: ModelFolder) -> dict[str, np.ndarray]:
     model = onnx.load(folder.graph)
-    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith(("k_scale", "v_scale"))}
+    return {
+        t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith(("k_scale", "v_scale"))
+    }
 
 
 def test_the_engine_admits_four_times_the_tokens(pair: tuple[ModelFolder, ModelFolder]) -> None:
@@ -142,9 +145,7 @@ def test_the_engine_admits_four_times_the_tokens(pair: tuple[ModelFolder, ModelF
         shape = CacheShape(session.layers, session.kv_heads, session.head_dim, session.cache_dtype)
         assert shape.bytes_per_token == folder.cache_bytes_per_token
         ceiling = 300 * pair[0].cache_bytes_per_token
-        return budget_under(
-            ceiling, weight_bytes=0, working_bytes=0, shape=shape, slots=1, context=10_000
-        ).longest
+        return budget_under(ceiling, weight_bytes=0, working_bytes=0, shape=shape, slots=1, context=10_000).longest
 
     assert (longest(pair[0]), longest(pair[1])) == (300, 1200)
 
@@ -223,6 +224,19 @@ def test_the_caller_has_the_last_word(tiny: Tiny, ids: Path, tmp_path: Path) -> 
     assert preview(tiny("llama"), recipe=small, calibration=ids).recipe.cache == "int8"
     assert preview(tiny("llama"), recipe=small, cache="float", calibration=ids).recipe.cache == "float"
     assert QuantConfig(weight_bits=8, cache="int8").recipe().cache == "int8"
+
+
+def test_a_limit_of_size_counts_the_scales(tiny: Tiny, tmp_path: Path) -> None:
+    """The plan fills what is allowed; what is allowed is for the folder as it will be."""
+    limit = Budget(max_bytes=500_000)
+    plan = preview(tiny("qwen2"), tmp_path / "out", cache="int8", sequences=2, budget=limit)
+    assert plan.mix is not None
+    assert plan.recipe.cache == plan.mix.recipe.cache == "int8"
+    folder = quantize(
+        tiny("qwen2"), tmp_path / "out", recipe=plan.recipe, algorithm="mse", sequences=2, budget=limit
+    )
+    assert 400_000 < folder.weight_bytes <= 500_000
+    assert folder.manifest.quantization is not None and folder.manifest.quantization.cache is not None
 
 
 def test_an_encoder_is_refused_before_the_work(tiny: Tiny, ids: Path, tmp_path: Path) -> None:

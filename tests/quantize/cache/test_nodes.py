@@ -29,10 +29,10 @@ def _changed(path: Path, change: Callable[[onnx.ModelProto], None]) -> ir.Graph:
 
 def test_keys_and_values_of_each_layer_are_found(tmp_path: Path) -> None:
     graph = ir.load(tiny_decoder(tmp_path / "m.onnx")).graph
-    turned = Rotation(HEAD_DIM, interleaved=False)
+    turned, channels = Rotation(HEAD_DIM, interleaved=False), KV_HEADS * HEAD_DIM
     assert find_caches(graph) == (
-        CacheTensor("present.0.key", turned), CacheTensor("present.0.value", None),
-        CacheTensor("present.1.key", turned), CacheTensor("present.1.value", None),
+        CacheTensor("present.0.key", channels, turned), CacheTensor("present.0.value", channels, None),
+        CacheTensor("present.1.key", channels, turned), CacheTensor("present.1.value", channels, None),
     )  # fmt: skip
 
 
@@ -84,6 +84,13 @@ def test_a_cache_that_others_read_is_refused(tmp_path: Path) -> None:
             if node.op_type == "GroupQueryAttention":
                 node.op_type = "Attention"
 
+    def shapeless(model: onnx.ModelProto) -> None:
+        for value in model.graph.input:
+            if value.name == "past_key_values.1.value":
+                value.type.tensor_type.shape.dim[1].dim_param = "heads"
+
+    with pytest.raises(ArtifactError, match=r"past_key_values.1.value does not tell how many heads"):
+        find_caches(_changed(path, shapeless))
     with pytest.raises(ArtifactError, match=r"past_key_values.1.value is read by Neg"):
         find_caches(_changed(path, before))
     with pytest.raises(ArtifactError, match=r"past_key_values.1.value is read by other nodes"):
