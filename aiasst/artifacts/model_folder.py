@@ -128,7 +128,7 @@ class Calibration(Document):
     sha256: str = ""
     """Hash over the token ids: the same ids give the same weights."""
     used: bool
-    """Whether the algorithm looked at them; round-to-nearest does not. The scales of a cache are found on them all the same."""
+    """Whether the algorithm looked at them; round-to-nearest does not."""
 
 
 class CacheQuantization(Document):
@@ -137,8 +137,8 @@ class CacheQuantization(Document):
     format: Literal["int8"]
     scales: Literal["per-channel"]
     """What shares a scale: a channel of a head, whatever the token."""
-    tokens: int
-    """Of the calibration text, that the scales were found on."""
+    calibration: Calibration
+    """What the scales were found on."""
 
 
 class Quantization(Document):

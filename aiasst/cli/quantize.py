@@ -50,20 +50,20 @@ def command(
         str | None,
         typer.Option("--recipe", "-r", metavar="NAME|FILE", help="A recipe by name, or a YAML file (default: int4)."),
     ] = None,
-    algorithm: Annotated[
-        str | None,
-        typer.Option(
-            "--algorithm",
-            metavar="NAME",
-            help="How weights are rounded: rtn, mse, awq or gptq (default: the recipe's).",
-        ),
-    ] = None,
     cache: Annotated[
         str | None,
         typer.Option(
             "--cache",
             metavar="float|int8",
             help="How keys and values are kept: int8 takes a quarter of the memory (default: the recipe's).",
+        ),
+    ] = None,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(
+            "--algorithm",
+            metavar="NAME",
+            help="How weights are rounded: rtn, mse, awq or gptq (default: the recipe's).",
         ),
     ] = None,
     calibration: Annotated[
@@ -171,8 +171,9 @@ def command(
     plans = budget is not None and bits is None and recipe is None
     _refuse_contradictions(budget, plans=plans, device=device, workload=workload, plot=plot)
     wishes: dict[str, Any] = {
-        "recipe": None if plans else _recipe_name(bits, recipe), "algorithm": algorithm, "cache": _cache(cache),
-        "calibration": calibration, "sequences": sequences, "seed": seed, "max_ram": _bytes(max_ram), "budget": budget,
+        "cache": _cache(cache),
+        "recipe": None if plans else _recipe_name(bits, recipe), "algorithm": algorithm, "calibration": calibration,
+        "sequences": sequences, "seed": seed, "max_ram": _bytes(max_ram), "budget": budget,
         "device": None if token_ms is None else _device(device),
     }  # fmt: skip
     with output.progress(quiet=quiet) as progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import algorithms
 from aiasst.quantize.cache.nodes import quantize_caches
 from aiasst.quantize.calibrate.contents import Contents, PlainContents
+from aiasst.quantize.calibrate.samples import Samples
 from aiasst.quantize.calibrate.state import WorkState, work_folder
 from aiasst.quantize.check import check_runs
 from aiasst.quantize.heap import give_back
@@ -104,13 +105,8 @@ class Job:
 
     def _fill(self, staging: Path, contents: Contents, progress: ProgressFn) -> None:
         model = self.prepared.source.model
+        self._quantize_caches([model.graph], staging, progress)
         others = other_rows(self.prepared.source, self.prepared.inventory)
-        if self.prepared.cache is not None:
-            # Below the staging folder, which vanishes with all that a failure leaves; the layers are cut from the float graph.
-            with TemporaryDirectory(prefix="cache-", dir=staging) as work:
-                scales = self.prepared.cache.scales(Path(work), progress)
-            quantize_caches(model.graph, scales)
-            give_back()
         with WeightsFile(staging / WEIGHTS_NAME) as file:
             rewrite(model.graph, self.prepared.inventory.found, self.prepared.plan, contents, file, progress=progress)
         ir.save(model, staging / GRAPH_NAME)
@@ -120,6 +116,17 @@ class Job:
         copy_travelling_files(self.prepared.source.folder, staging)
         write_text_atomically(staging / _RECIPE_NAME, recipe_yaml(self.prepared.plan.recipe))
         write_manifest(staging, self._manifest(staging, others))
+
+    def _quantize_caches(self, graphs: Sequence[ir.Graph], staging: Path, progress: ProgressFn) -> None:
+        """Give `graphs` of one model int8 caches of the same scales, where they were asked for."""
+        if self.prepared.cache is None:
+            return
+        # Below the staging folder, which vanishes with all that a failure leaves.
+        with TemporaryDirectory(prefix="cache-", dir=staging) as work:
+            scales = self.prepared.cache.scales(Path(work), progress)
+        for graph in graphs:
+            quantize_caches(graph, scales)
+        give_back()
 
     def _manifest(self, staging: Path, others: dict[str, Weight]) -> Manifest:
         return Manifest(
@@ -140,20 +147,25 @@ class Job:
             files=record_files(staging),
         )
 
-    def _cache(self) -> CacheQuantization | None:
-        if self.prepared.cache is None:
-            return None
-        return CacheQuantization(format="int8", scales="per-channel", tokens=self.prepared.cache.tokens)
-
     def _calibration(self) -> Calibration | None:
         if self.prepared.samples is None:
             return None
-        sequences, length = self.prepared.samples.ids.shape
-        return Calibration(
-            name=self.prepared.samples.name,
-            sequences=sequences,
-            tokens=sequences * length,
-            seed=self.prepared.samples.seed,
-            sha256=self.prepared.samples.sha256,
-            used=self.prepared.task is not None,
-        )
+        return _record(self.prepared.samples, used=self.prepared.task is not None)
+
+    def _cache(self) -> CacheQuantization | None:
+        cache = self.prepared.cache
+        if cache is None:
+            return None
+        return CacheQuantization(format="int8", scales="per-channel", calibration=_record(cache.samples, used=True))
+
+
+def _record(samples: Samples, *, used: bool) -> Calibration:
+    sequences, length = samples.ids.shape
+    return Calibration(
+        name=samples.name,
+        sequences=sequences,
+        tokens=sequences * length,
+        seed=samples.seed,
+        sha256=samples.sha256,
+        used=used,
+    )

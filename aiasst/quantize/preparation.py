@@ -14,11 +14,11 @@ from aiasst.evaluate.measure import DECODER_TASK
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import algorithms
 from aiasst.quantize.cache.nodes import CacheTensor, find_caches
-from aiasst.quantize.cache.observe import MOST_SEQUENCES, CacheCalibration
+from aiasst.quantize.cache.observe import CacheCalibration
 from aiasst.quantize.calibrate import estimate
 from aiasst.quantize.calibrate.estimate import Folder
 from aiasst.quantize.calibrate.layers import LayeredModel, cut_layers
-from aiasst.quantize.calibrate.samples import Ids, Samples, load_samples
+from aiasst.quantize.calibrate.samples import Samples, load_samples
 from aiasst.quantize.calibrate.shapes import shape_of
 from aiasst.quantize.calibrate.task import Task, prepare_task
 from aiasst.quantize.heap import give_back
@@ -68,10 +68,10 @@ class Prepared:
     """What was given for calibration, or is used without."""
     task: Task | None
     """The calibration; None where every weight is rounded by itself."""
-    cache: CacheCalibration | None
-    """Of a cache that becomes int8; None: it stays as it is."""
     destination: Path
     budget: Budget | None
+    cache: CacheCalibration | None = None
+    """Of a cache that becomes int8; None: it stays as it is."""
 
 
 def prepare(
@@ -88,8 +88,9 @@ def prepare(
     recipe = recipe.model_copy(update={"cache": wishes.cache or recipe.cache})
     cuts = _candidate_cuts if plans else _cuts_of(recipe)
     preparation = _Preparation(*_opened(source, cuts), output, wishes, progress)
+    cache = preparation.cache(recipe)
     if not plans:
-        return preparation.prepared(recipe)
+        return replace(preparation.prepared(recipe), cache=cache)
     sight, planning = preparation.planning(recipe)
     mix = preparation.mix(sight, recipe)
     mix = replace(mix, recipe=mix.recipe.model_copy(update={"cache": recipe.cache}))
@@ -98,7 +99,7 @@ def prepare(
     preparation = _Preparation(
         *_opened(source, _cuts_of(mix.recipe)), output, wishes, progress, sight.samples, (planning,)
     )
-    return preparation.prepared(mix.recipe, mix)
+    return replace(preparation.prepared(mix.recipe, mix), cache=cache)
 
 
 def _opened(source: Path | str | ModelFolder, cuts: Cuts) -> tuple[QuantizeSource, Inventory]:
@@ -143,32 +144,48 @@ class _Preparation:
         wishes = self.wishes
         algorithm = wishes.algorithm or recipe.algorithm
         calibrates = algorithms.load(algorithm).NEEDS != "nothing"
-        caches = self._caches(recipe)
-        seen, obstacle = self._sight() if calibrates or caches else (None, "")
-        if caches and seen is None:
-            raise ArtifactError(f"the scales of an int8 cache cannot be found: {obstacle}", _CACHE_HINT)
-        sight = seen if calibrates else None
-        samples = seen.samples if seen is not None else self._recorded_samples()
+        sight, obstacle = self._sight() if calibrates else (None, "")
+        samples = sight.samples if sight is not None else self._recorded_samples()
         notes: list[str] = []
         if calibrates and sight is None:
             notes.append(f"{algorithm} gives way to {_FALLBACK}, which looks at no text: {obstacle}")
             algorithm = _FALLBACK
         plan = _plan(self.source, self.inventory, recipe.model_copy(update={"algorithm": algorithm}))
-        cache = None if seen is None or not caches else _cache_calibration(seen, caches)
         task = None
         if sight is not None:
-            after = self._after(plan, sight, plainly=False)
+            after = self._after(plan, sight.layered, plainly=False)
             task = prepare_task(
                 self.source, sight.layered, self.inventory, plan, algorithm, sight.samples, wishes.max_ram, after
             )
             notes.append(replace(task.estimate, phases=self.before + task.estimate.phases).summary)
         elif wishes.max_ram is not None:
-            Estimate(self._after(plan, seen, plainly=True)).refuse(wishes.max_ram)
+            Estimate(self._after(plan, None, plainly=True)).refuse(wishes.max_ram)
+        if caches := self._small_caches(recipe):
+            each = sum(cache.channels for cache in caches)
+            notes.append(f"keys and values of a token take {each:,} bytes in int8, not {4 * each:,}")
         plan = replace(plan, notes=tuple(notes), mix=mix)
-        return Prepared(self.source, self.inventory, plan, samples, task, cache, self._destination(plan), wishes.budget)
+        return Prepared(self.source, self.inventory, plan, samples, task, self._destination(plan), wishes.budget)
 
-    def _caches(self, recipe: Recipe) -> tuple[CacheTensor, ...]:
-        """The caches that become int8; refused before any of the work where they cannot."""
+    def cache(self, recipe: Recipe) -> CacheCalibration | None:
+        """What finds the scales of an int8 cache; None where `recipe` leaves it in floating point.
+
+        Raises:
+            ArtifactError: the cache cannot be int8, or there is no text to find scales on.
+            BudgetRefused: that takes more than `max_ram`.
+        """
+        tensors = self._small_caches(recipe)
+        if not tensors:
+            return None
+        sight, obstacle = self._sight()
+        if sight is None:
+            raise ArtifactError(f"the scales of an int8 cache cannot be found: {obstacle}", _CACHE_HINT)
+        found = CacheCalibration.prepare(sight.layered, tensors, sight.samples)
+        torch = algorithms.load(self.wishes.algorithm or recipe.algorithm).NEEDS != "nothing"
+        shape = shape_of(self.source, sight.layered, self.inventory)
+        Estimate((estimate.cache_scales(shape, found.samples.ids.shape, torch=torch),)).refuse(self.wishes.max_ram)
+        return found
+
+    def _small_caches(self, recipe: Recipe) -> tuple[CacheTensor, ...]:
         return find_caches(self.source.model.graph) if recipe.cache == "int8" else ()
 
     def planning(self, recipe: Recipe) -> tuple[_Sight, Phase]:
@@ -180,7 +197,6 @@ class _Preparation:
         """
         from aiasst.quantize.planning.estimate import planning_of
 
-        self._caches(recipe)
         sight, obstacle = self._sight()
         if sight is None:
             raise ArtifactError(f"a budget cannot be planned: {obstacle}", "quantize by a recipe instead: --recipe")
@@ -199,7 +215,7 @@ class _Preparation:
         """What comes after planning, while nobody knows the formats: those of `recipe`, and a folder as large as is allowed."""
         assert self.wishes.budget is not None
         plan = _plan(self.source, self.inventory, recipe.model_copy(update={"algorithm": algorithm}))
-        after = self._after(plan, sight, plainly=False, folder_bytes=_allowed_bytes(self.wishes.budget, plan))
+        after = self._after(plan, sight.layered, plainly=False, folder_bytes=_allowed_bytes(self.wishes.budget, plan))
         if algorithms.load(algorithm).NEEDS == "nothing":
             return after
         task = prepare_task(
@@ -208,13 +224,13 @@ class _Preparation:
         return task.estimate.phases
 
     def _after(
-        self, plan: Plan, sight: _Sight | None, *, plainly: bool, folder_bytes: int | None = None
+        self, plan: Plan, layered: LayeredModel | None, *, plainly: bool, folder_bytes: int | None = None
     ) -> tuple[Phase, ...]:
-        """Finding scales of a cache, writing a folder, and the proof where there is one.
+        """Writing a folder, and the proof where there is one.
 
         Args:
             plan: the formats.
-            sight: text and layers, where they have been looked at.
+            layered: the model in layers, where it has been cut.
             plainly: weights are rounded as they are written, without torch.
             folder_bytes: size of the folder where it is another than the plan's.
         """
@@ -223,24 +239,16 @@ class _Preparation:
         folder = Folder(plan.bytes_after if folder_bytes is None else folder_bytes, largest)
         writing = estimate.writing(matrices, folder, plainly=plainly)
         facts = self.source.shape
-        proves = facts is not None and (self.source.folder / _TOKENIZER).is_file()
-        caches = sight is not None and plan.recipe.cache == "int8"
-        if not proves and not caches:
+        if facts is None or not (self.source.folder / _TOKENIZER).is_file():
             return (writing,)
-        layered = cut_layers(self.source, self.inventory) if sight is None else sight.layered
-        shape = shape_of(self.source, layered, self.inventory)
-        before: tuple[Phase, ...] = ()
-        if sight is not None and caches:
-            before = (estimate.cache_scales(shape, sight.cache_ids.shape, torch=not plainly),)
-        if facts is None or not proves:
-            return (*before, writing)
+        shape = shape_of(self.source, layered or cut_layers(self.source, self.inventory), self.inventory)
         if self.source.task != DECODER_TASK:
             original = Folder(plan.bytes_before, max((weight.bytes_before for weight in plan.weights), default=0))
-            return *before, writing, estimate.proof_of_whole(shape, folder, original, torch=not plainly)
+            return writing, estimate.proof_of_whole(shape, folder, original, torch=not plainly)
         proof = estimate.proof_in_layers(
             shape, folder, parameters=plan.parameters, context=facts.context_length, torch=not plainly
         )
-        return *before, writing, proof
+        return writing, proof
 
     def _sight(self) -> tuple[_Sight | None, str]:
         """Text and layers to calibrate with, or why there are none."""
@@ -289,7 +297,7 @@ class _Preparation:
                 algorithm=self.wishes.algorithm or recipe.algorithm,
                 device=self.wishes.device,
                 work=work,
-                more_bytes=sum(cache.scale_bytes for cache in self._caches(recipe)),
+                more_bytes=sum(cache.scale_bytes for cache in self._small_caches(recipe)),
                 max_ram=self.wishes.max_ram,
                 progress=self.progress,
             )
@@ -314,16 +322,6 @@ class _Sight:
 
     samples: Samples
     layered: LayeredModel
-
-    @property
-    def cache_ids(self) -> Ids:
-        """The part of the text that the scales of a cache are found on, int64 [sequences, length]."""
-        return self.samples.ids[:MOST_SEQUENCES]
-
-
-def _cache_calibration(sight: _Sight, caches: tuple[CacheTensor, ...]) -> CacheCalibration:
-    at_once = estimate.cache_sequences_at_once(sight.cache_ids.shape[1])
-    return CacheCalibration(sight.layered, caches, sight.cache_ids, at_once)
 
 
 def _plan(source: QuantizeSource, inventory: Inventory, recipe: Recipe) -> Plan:

@@ -7,7 +7,7 @@ calibration; activations between layers lie on disk.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,14 @@ from aiasst.errors import ArtifactError
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize.cache.nodes import CacheTensor
 from aiasst.quantize.cache.scales import Floats, channel_scales, largest_magnitudes, shared_by_pairs
-from aiasst.quantize.calibrate.chains import Chain, Ids
+from aiasst.quantize.calibrate.chains import Chain
+from aiasst.quantize.calibrate.estimate import cache_sequences_at_once
 from aiasst.quantize.calibrate.layers import Layer, LayeredModel
+from aiasst.quantize.calibrate.samples import Samples
 
 STAGE = "cache scales"
 MOST_SEQUENCES = 16
-"""Of the calibration text: magnitudes hardly grow after some thousand tokens (see DECISIONS.md)."""
+"""Of the calibration text: what some thousand tokens do not show, the scales have headroom for."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,14 @@ class CacheCalibration:
 
     model: LayeredModel
     tensors: tuple[CacheTensor, ...]
-    ids: Ids
-    """[sequences, length]"""
+    samples: Samples
     sequences_at_once: int
 
-    @property
-    def tokens(self) -> int:
-        """Of the text."""
-        return int(self.ids.size)
+    @classmethod
+    def prepare(cls, model: LayeredModel, tensors: tuple[CacheTensor, ...], samples: Samples) -> CacheCalibration:
+        """For the first sequences of `samples`."""
+        some = replace(samples, ids=samples.ids[:MOST_SEQUENCES])
+        return cls(model, tensors, some, cache_sequences_at_once(some.ids.shape[1]))
 
     def scales(self, work: Path, progress: ProgressFn = silent) -> dict[str, Floats]:
         """Scales float32 [1, heads, 1, head_dim] of every cache by its output's name; uses the empty or absent folder `work`.
@@ -47,8 +49,9 @@ class CacheCalibration:
             ResourceError: memory is short.
             OSError: the disk is full.
         """
-        step, kinds = self.sequences_at_once, {tensor.present: tensor for tensor in self.tensors}
-        batches = [self.ids[start : start + step] for start in range(0, len(self.ids), step)]
+        ids, step = self.samples.ids, self.sequences_at_once
+        kinds = {tensor.present: tensor for tensor in self.tensors}
+        batches = [ids[start : start + step] for start in range(0, len(ids), step)]
         chain = Chain(self.model, work, "float", batches)
         scales: dict[str, Floats] = {}
         for layer in self.model.layers:

@@ -111,7 +111,9 @@ def test_the_folder_tells_of_its_cache(pair: tuple[ModelFolder, ModelFolder]) ->
     source, folder = pair
     record = folder.manifest.quantization
     assert record is not None and record.cache is not None
-    assert (record.cache.format, record.cache.scales, record.cache.tokens) == ("int8", "per-channel", 16 * 48)
+    assert (record.cache.format, record.cache.scales) == ("int8", "per-channel")
+    seen = record.cache.calibration
+    assert (seen.name, seen.sequences, seen.tokens, seen.used) == ("ids.npz", 16, 16 * 48, True)
     assert record.calibration is not None and not record.calibration.used
     assert source.cache_bytes_per_token == 4 * folder.cache_bytes_per_token > 0
     assert needs_of(folder).cache_bytes_per_token == folder.cache_bytes_per_token
@@ -268,8 +270,8 @@ def test_numbers_that_are_not_finite_leave_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_memory_of_reading_is_part_of_the_estimate(tiny: Tiny, ids: Path, tmp_path: Path) -> None:
+def test_too_little_memory_is_refused_and_the_plan_says_what_is_saved(tiny: Tiny, ids: Path, tmp_path: Path) -> None:
     with pytest.raises(BudgetRefused, match="of memory"):
         quantize(tiny("llama"), tmp_path / "out", recipe=PLAIN, cache="int8", calibration=ids, max_ram=1 << 20)
     notes = preview(tiny("llama"), recipe="int4", cache="int8", calibration=ids).notes
-    assert any("reading of the cache" in note for note in notes)
+    assert any("128 bytes in int8, not 512" in note for note in notes)
