@@ -34,6 +34,8 @@ WEIGHTS_NAME = "model.onnx.data"
 TWIN_GRAPH_NAME = "twin.onnx"
 TWIN_WEIGHTS_NAME = "twin.onnx.data"
 MANIFEST_VERSION: Literal[1] = 1
+_GENERATES = "text-generation"
+_FLOAT_BYTES = 4
 # What is measured on a model is no part of it.
 MEASURED_FILES = frozenset({"card.json", "CARD.md"})
 
@@ -135,8 +137,18 @@ class Calibration(Document):
     """Whether the algorithm looked at them; round-to-nearest does not."""
 
 
+class CacheQuantization(Document):
+    """How keys and values of earlier tokens are kept, where that is not in floating point."""
+
+    format: Literal["int8"]
+    scales: Literal["per-channel"]
+    """What shares a scale: a channel of a head, whatever the token."""
+    calibration: Calibration
+    """What the scales were found on."""
+
+
 class Quantization(Document):
-    """How the weights were made small."""
+    """How the weights were made small, and the cache."""
 
     recipe: str
     algorithm: str
@@ -147,6 +159,8 @@ class Quantization(Document):
 
     Rotary tables are no weights (they follow from the configuration) and do not count.
     """
+    cache: CacheQuantization | None = None
+    """None: it is kept as the graph of `convert` keeps it."""
 
 
 class Twin(Document):
@@ -230,6 +244,15 @@ class ModelFolder:
 
     def _bytes_of(self, graph: str) -> int:
         return sum(r.bytes for name, r in self.manifest.files.items() if name.startswith(graph))
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Keys and values of all layers; 0 of a model that has no cache, or does not tell its shape."""
+        shape, quantization = self.manifest.shape, self.manifest.quantization
+        if shape is None or self.manifest.task != _GENERATES:
+            return 0
+        small = quantization is not None and quantization.cache is not None
+        return 2 * shape.layers * shape.kv_heads * shape.head_dim * (1 if small else _FLOAT_BYTES)
 
     @property
     def identity(self) -> str:

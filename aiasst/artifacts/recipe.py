@@ -17,6 +17,8 @@ from aiasst.artifacts.shipped import data_folder
 from aiasst.errors import ArtifactError
 
 FormatName = Literal["fp32", "fp16", "int8", "int4", "int2", "w8a8"]
+CacheFormat = Literal["float", "int8"]
+"""How keys and values of earlier tokens are kept: float is as the graph has it."""
 BLOCK_FORMATS = frozenset({"int8", "int4", "int2"})
 BLOCK_SIZES = (32, 64, 128, 256)
 INT2_BLOCK_SIZES = (32, 64, 128)
@@ -127,6 +129,7 @@ class Recipe(Document):
     algorithm: str = "rtn"
     default: WeightFormat
     rules: tuple[Rule, ...] = ()
+    cache: CacheFormat = "float"
 
     def format_of(self, role: str, layer: int | None, layers: int, rows: tuple[int, int] | None = None) -> WeightFormat:
         """The format of a weight: the last matching rule's, else the default. See `Rule.matches`."""

@@ -55,6 +55,15 @@ def command(
 command.__name__ = "inspect"
 
 
+def _cache(model: ModelFolder) -> str:
+    """Format of the cache, for the beginning of a line."""
+    quantization = model.manifest.quantization
+    cache = None if quantization is None else quantization.cache
+    if cache is None:
+        return "float32, "
+    return f"{cache.format}, {cache.scales} scales (from {cache.calibration.tokens:,} tokens), "
+
+
 def _facts(model: ModelFolder, *, hashes_checked: bool) -> list[tuple[str, str]]:
     manifest = model.manifest
     source = manifest.source
@@ -75,6 +84,8 @@ def _facts(model: ModelFolder, *, hashes_checked: bool) -> list[tuple[str, str]]
             ),
         ]
     facts.append(("size", f"{output.human_bytes(model.weight_bytes)} graph and weights"))
+    if model.cache_bytes_per_token:
+        facts.append(("KV cache", f"{_cache(model)}{output.human_bytes(model.cache_bytes_per_token)} a token"))
     if quantization := manifest.quantization:
         facts.append(
             (

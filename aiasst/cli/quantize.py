@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "aiasst quantize story --bits 4\n\n"
+    "aiasst quantize story --bits 4 --cache int8\n\n"
     "aiasst quantize story --target-bpw 4.5 --plot plan.png\n\n"
     "aiasst quantize llama --bits 4 --twin\n\n"
     "aiasst quantize llama --max-size 1.1GB --max-kld 0.03 --max-ram 6GB\n\n"
@@ -49,6 +50,14 @@ def command(
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", "-r", metavar="NAME|FILE", help="A recipe by name, or a YAML file (default: int4)."),
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--cache",
+            metavar="float|int8",
+            help="How keys and values are kept: int8 takes a quarter of the memory (default: the recipe's).",
+        ),
     ] = None,
     algorithm: Annotated[
         str | None,
@@ -174,6 +183,7 @@ def command(
     plans = budget is not None and bits is None and recipe is None
     _refuse_contradictions(budget, plans=plans, device=device, workload=workload, plot=plot)
     wishes: dict[str, Any] = {
+        "cache": _cache(cache),
         "recipe": None if plans else _recipe_name(bits, recipe), "algorithm": algorithm, "calibration": calibration,
         "sequences": sequences, "seed": seed, "max_ram": _bytes(max_ram), "budget": budget,
         "device": None if token_ms is None else _device(device), "twin": twin,
@@ -208,6 +218,14 @@ def _recipe_name(bits: int | None, recipe: str | None) -> str:
 
         raise UsageError(*bits_error(bits))
     return _RECIPE_OF_BITS[bits]
+
+
+def _cache(name: str | None) -> str | None:
+    if name not in (None, "float", "int8"):
+        raise UsageError(
+            f"there is no cache of '{name}'", "--cache int8 takes a quarter of the memory of --cache float"
+        )
+    return name
 
 
 def _budget(
@@ -290,7 +308,8 @@ def _show_result(folder: ModelFolder, *, json: bool, quiet: bool) -> None:
         output.document(known | _stable(card))
     elif not quiet:
         size = output.human_bytes(folder.weight_bytes)
-        output.data(f"{folder.path}: {size}, {facts.bits_per_weight:.2f} bits per weight ({facts.recipe})")
+        small = ", int8 cache" if facts.cache is not None else ""
+        output.data(f"{folder.path}: {size}, {facts.bits_per_weight:.2f} bits per weight ({facts.recipe}){small}")
         if (twin := folder.manifest.twin) is not None:
             beside = output.human_bytes(folder.twin_bytes)
             output.data(f"and its second form: {beside} beside that, {twin.quantization.recipe}")

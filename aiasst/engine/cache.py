@@ -82,7 +82,7 @@ def budget_under(
         raise ResourceError(
             f"the memory ceiling is {_mib(ceiling)}: the model takes {_mib(taken)}, and one sequence of {least} tokens "
             f"{_mib(least * shape.bytes_per_token)} more",
-            "raise memory_ceiling_bytes in device.json, or take a smaller format: aiasst quantize --bits 4",
+            "raise memory_ceiling_bytes in device.json, or take a smaller format: aiasst quantize --bits 4 --cache int8",
         )
     return budget
 

@@ -28,9 +28,6 @@ from aiasst.version import __version__
 
 __all__ = ["check_machine", "fitted", "needs_of", "profile", "quick_config"]
 
-_CACHE_BYTES = 4
-"""Of a number in the cache: float32."""
-
 
 def profile(
     folder: str | Path | ModelFolder | None = None, *, measure: bool = True, progress: ProgressFn = silent
@@ -112,13 +109,10 @@ def check_machine(config: DeviceConfig, *, host: Host | None = None) -> None:
 def needs_of(folder: ModelFolder) -> ModelNeeds:
     """What the model in `folder` asks of memory, by its manifest."""
     shape = folder.manifest.shape
-    caches = shape is not None and folder.manifest.task == "text-generation"
     return ModelNeeds(
         name=folder.path.resolve().name,
         weight_bytes=folder.weight_bytes,
-        cache_bytes_per_token=2 * shape.layers * shape.kv_heads * shape.head_dim * _CACHE_BYTES
-        if shape is not None and caches
-        else 0,
+        cache_bytes_per_token=folder.cache_bytes_per_token,
         context_length=shape.context_length if shape is not None else 0,
         weight_format=_most_bytes(folder.manifest),
         twin_bytes=folder.twin_weight_bytes,

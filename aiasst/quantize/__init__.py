@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiasst.artifacts.model_folder import ModelFolder
-from aiasst.artifacts.recipe import Recipe, load_recipe
+from aiasst.artifacts.recipe import CacheFormat, Recipe, load_recipe
 from aiasst.errors import MissingExtraError
 from aiasst.progress import ProgressFn, silent
 from aiasst.quantize.config import QuantConfig, bits_error
@@ -32,6 +32,7 @@ def quantize(
     *,
     recipe: Recipe | str | None = None,
     algorithm: str | None = None,
+    cache: CacheFormat | None = None,
     calibration: Path | str | None = None,
     sequences: int = 64,
     seed: int = 0,
@@ -52,6 +53,8 @@ def quantize(
         recipe: a recipe, the name of one that comes with aiasst, or the path of a YAML file; default int4. With a budget,
             the formats are planned, and no recipe is needed.
         algorithm: how weights are rounded, in place of the recipe's word for it.
+        cache: how keys and values of earlier tokens are kept, in place of the recipe's word for it; int8 takes a quarter of the
+            memory, with scales that are found on the calibration text.
         calibration: text (.txt, .jsonl) or token ids (.npz) for algorithms that calibrate; default: our own texts.
         sequences: how many passages of the text are used.
         seed: of the choice of passages; the same seed gives the same bytes.
@@ -70,8 +73,8 @@ def quantize(
         ResourceError: the disk is full, or would be.
     """
     prepared = _prepare(
-        source, output, progress, recipe=recipe, algorithm=algorithm, calibration=calibration, sequences=sequences,
-        seed=seed, max_ram=max_ram, budget=budget, device=device, twin=twin,
+        source, output, progress, recipe=recipe, algorithm=algorithm, cache=cache, calibration=calibration,
+        sequences=sequences, seed=seed, max_ram=max_ram, budget=budget, device=device, twin=twin,
     )  # fmt: skip
     from aiasst.quantize.job import Job
 
@@ -84,6 +87,7 @@ def preview(
     *,
     recipe: Recipe | str | None = None,
     algorithm: str | None = None,
+    cache: CacheFormat | None = None,
     calibration: Path | str | None = None,
     sequences: int = 64,
     seed: int = 0,
@@ -98,8 +102,8 @@ def preview(
     Without a budget it reads no weights. Takes the same arguments and raises the same errors as `quantize`.
     """
     return _prepare(
-        source, output, progress, recipe=recipe, algorithm=algorithm, calibration=calibration, sequences=sequences,
-        seed=seed, max_ram=max_ram, budget=budget, device=device, twin=twin,
+        source, output, progress, recipe=recipe, algorithm=algorithm, cache=cache, calibration=calibration,
+        sequences=sequences, seed=seed, max_ram=max_ram, budget=budget, device=device, twin=twin,
     ).plan  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from aiasst.artifacts.recipe import BLOCK_SIZES, INT2_BLOCK_SIZES, FormatName, Recipe, Rule, WeightFormat
+from aiasst.artifacts.recipe import BLOCK_SIZES, INT2_BLOCK_SIZES, CacheFormat, FormatName, Recipe, Rule, WeightFormat
 from aiasst.errors import UsageError
 from aiasst.progress import ProgressFn, silent
 
@@ -55,6 +55,8 @@ class QuantConfig:
     """Text (.txt, .jsonl) or token ids [sequences, length] (.npz) for algorithms that calibrate; None: our own texts."""
     algorithm: str | None = None
     """None: gptq for integers of 4 and 2 bits, which calibrates (where a model cannot be, mse takes its place), else mse."""
+    cache: CacheFormat = "float"
+    """How a decoder keeps keys and values of earlier tokens; int8 takes a quarter of the memory."""
 
     def __post_init__(self) -> None:
         """Raise UsageError where the values make no sense together."""
@@ -69,6 +71,8 @@ class QuantConfig:
             )
         if self.scheme not in ("per-channel", "per-block"):
             raise UsageError(f"there is no scheme '{self.scheme}'", "set scheme to per-channel or per-block")
+        if self.cache not in ("float", "int8"):
+            raise UsageError(f"there is no cache of '{self.cache}'", "set cache to float or int8")
         self._check_blocks()
 
     def _check_blocks(self) -> None:
@@ -94,6 +98,7 @@ class QuantConfig:
             algorithm=self.algorithm or ("gptq" if self.weight_bits in _CALIBRATED_BITS else "mse"),
             default=default,
             rules=rules,
+            cache=self.cache,
         )
 
     def _format(self) -> WeightFormat:

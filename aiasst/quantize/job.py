@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
 
@@ -15,6 +16,7 @@ from aiasst.artifacts.model_folder import (
     TWIN_GRAPH_NAME,
     TWIN_WEIGHTS_NAME,
     WEIGHTS_NAME,
+    CacheQuantization,
     Calibration,
     Manifest,
     ModelFolder,
@@ -32,7 +34,9 @@ from aiasst.artifacts.model_folder import Twin as TwinRecord
 from aiasst.errors import ArtifactError, BudgetRefused
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import algorithms
+from aiasst.quantize.cache.nodes import quantize_caches
 from aiasst.quantize.calibrate.contents import Contents, PlainContents
+from aiasst.quantize.calibrate.samples import Samples
 from aiasst.quantize.calibrate.state import WorkState, work_folder
 from aiasst.quantize.check import check_runs
 from aiasst.quantize.heap import give_back
@@ -126,14 +130,16 @@ class Job:
         return TwinContents(own, first, twin.inventory)
 
     def _fill(self, staging: Path, contents: Contents, second: TwinContents | None, progress: ProgressFn) -> None:
-        model = self.prepared.source.model
+        model, beside = self.prepared.source.model, self.prepared.twin
+        sources = [self.prepared.source] + ([] if beside is None else [beside.source])
+        self._quantize_caches([source.model.graph for source in sources], staging, progress)
         others = other_rows(self.prepared.source, self.prepared.inventory)
         with WeightsFile(staging / WEIGHTS_NAME, lends=second is not None) as file:
             rewrite(model.graph, self.prepared.inventory.found, self.prepared.plan, contents, file, progress=progress)
         ir.save(model, staging / GRAPH_NAME)
         twin = None
-        if second is not None and self.prepared.twin is not None:
-            twin = self._fill_twin(self.prepared.twin, staging, second, file, progress)
+        if second is not None and beside is not None:
+            twin = self._fill_twin(beside, staging, second, file, progress)
         graphs = [staging / GRAPH_NAME] + ([] if twin is None else [staging / TWIN_GRAPH_NAME])
         for done, graph in enumerate(graphs):
             progress(Progress("check", done, len(graphs), "running a few tokens"))
@@ -157,6 +163,17 @@ class Job:
             weights=twin_rows(planned_rows(twin.plan, others), shared, file.shared),
         )
 
+    def _quantize_caches(self, graphs: Sequence[ir.Graph], staging: Path, progress: ProgressFn) -> None:
+        """Give `graphs` of one model int8 caches of the same scales, where they were asked for."""
+        if self.prepared.cache is None:
+            return
+        # Below the staging folder, which vanishes with all that a failure leaves.
+        with TemporaryDirectory(prefix="cache-", dir=staging) as work:
+            scales = self.prepared.cache.scales(Path(work), progress)
+        for graph in graphs:
+            quantize_caches(graph, scales)
+        give_back()
+
     def _manifest(self, staging: Path, others: dict[str, Weight], twin: TwinRecord | None) -> Manifest:
         return Manifest(
             aiasst_version=__version__,
@@ -177,20 +194,31 @@ class Job:
             algorithm=plan.recipe.algorithm,
             calibration=self._calibration(used=calibrated),
             bits_per_weight=round(plan.bits_per_weight, 4),
+            cache=self._cache(),
         )
 
     def _calibration(self, *, used: bool) -> Calibration | None:
         if self.prepared.samples is None:
             return None
-        sequences, length = self.prepared.samples.ids.shape
-        return Calibration(
-            name=self.prepared.samples.name,
-            sequences=sequences,
-            tokens=sequences * length,
-            seed=self.prepared.samples.seed,
-            sha256=self.prepared.samples.sha256,
-            used=used,
-        )
+        return _record(self.prepared.samples, used=used)
+
+    def _cache(self) -> CacheQuantization | None:
+        cache = self.prepared.cache
+        if cache is None:
+            return None
+        return CacheQuantization(format="int8", scales="per-channel", calibration=_record(cache.samples, used=True))
+
+
+def _record(samples: Samples, *, used: bool) -> Calibration:
+    sequences, length = samples.ids.shape
+    return Calibration(
+        name=samples.name,
+        sequences=sequences,
+        tokens=sequences * length,
+        seed=samples.seed,
+        sha256=samples.sha256,
+        used=used,
+    )
 
 
 def _named(progress: ProgressFn) -> ProgressFn:

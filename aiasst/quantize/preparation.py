@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiasst.artifacts.model_folder import ModelFolder, disk_errors
-from aiasst.artifacts.recipe import Recipe, load_recipe
+from aiasst.artifacts.recipe import CacheFormat, Recipe, load_recipe
 from aiasst.errors import ArtifactError, UsageError
 from aiasst.evaluate.measure import DECODER_TASK
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import algorithms
+from aiasst.quantize.cache.nodes import CacheTensor, find_caches
+from aiasst.quantize.cache.observe import CacheCalibration
 from aiasst.quantize.calibrate import estimate
 from aiasst.quantize.calibrate.estimate import Folder
 from aiasst.quantize.calibrate.layers import LayeredModel, cut_layers
@@ -41,6 +43,7 @@ _DEFAULT_RECIPE = "int4"
 _TOKENIZER = "tokenizer.json"
 # What serves where a model cannot be calibrated.
 _FALLBACK = "mse"
+_CACHE_HINT = "give token ids with --calibration FILE.npz, or leave out --cache int8"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Wishes:
 
     recipe: Recipe | None = None
     algorithm: str | None = None
+    cache: CacheFormat | None = None
     calibration: Path | str | None = None
     sequences: int = 64
     seed: int = 0
@@ -73,6 +77,8 @@ class Prepared:
     budget: Budget | None
     twin: Twin | None = None
     """The second form, where one is asked for."""
+    cache: CacheCalibration | None = None
+    """Of a cache that becomes int8; None: it stays as it is."""
 
 
 def prepare(
@@ -86,18 +92,21 @@ def prepare(
     """
     plans = wishes.budget is not None and wishes.recipe is None
     recipe = wishes.recipe or load_recipe(_DEFAULT_RECIPE)
+    recipe = recipe.model_copy(update={"cache": wishes.cache or recipe.cache})
     cuts = _candidate_cuts if plans else _cuts_of(recipe)
     preparation = _Preparation(*_opened(source, cuts), partial(_opened, source, cuts), output, wishes, progress)
     preparation.refuse_twin()
+    cache = preparation.cache(recipe)
     if not plans:
-        return preparation.prepared(recipe)
+        return replace(preparation.prepared(recipe), cache=cache)
     sight, planning = preparation.planning(recipe)
     mix = preparation.mix(sight, recipe)
+    mix = replace(mix, recipe=mix.recipe.model_copy(update={"cache": recipe.cache}))
     give_back()
     # Only the cuts that the plan makes use of.
     used = partial(_opened, source, _cuts_of(mix.recipe))
     preparation = _Preparation(*used(), used, output, wishes, progress, sight.samples, (planning,))
-    return preparation.prepared(mix.recipe, mix)
+    return replace(preparation.prepared(mix.recipe, mix), cache=cache)
 
 
 def _opened(source: Path | str | ModelFolder, cuts: Cuts) -> tuple[QuantizeSource, Inventory]:
@@ -163,6 +172,9 @@ class _Preparation:
             notes.append(
                 f"the second form ({second.recipe.name}) takes {human_bytes(_own_bytes(second))} beside this one"
             )
+        if caches := self._small_caches(recipe):
+            each = sum(cache.channels for cache in caches)
+            notes.append(f"keys and values of a token take {each:,} bytes in int8, not {4 * each:,}")
         plan = replace(plan, notes=tuple(notes), mix=mix)
         twin = None if second is None else Twin(*self.again(), second, second_task)
         return Prepared(self.source, self.inventory, plan, samples, task, self._destination(plan), wishes.budget, twin)
@@ -202,6 +214,28 @@ class _Preparation:
             beside=first(()).key, title=f"calibration of the {TWIN_RECIPE} form",
         )  # fmt: skip
         return first(task.estimate.phases), replace(task, inventory=without_shared_products(self.inventory))
+
+    def cache(self, recipe: Recipe) -> CacheCalibration | None:
+        """What finds the scales of an int8 cache; None where `recipe` leaves it in floating point.
+
+        Raises:
+            ArtifactError: the cache cannot be int8, or there is no text to find scales on.
+            BudgetRefused: that takes more than `max_ram`.
+        """
+        tensors = self._small_caches(recipe)
+        if not tensors:
+            return None
+        sight, obstacle = self._sight()
+        if sight is None:
+            raise ArtifactError(f"the scales of an int8 cache cannot be found: {obstacle}", _CACHE_HINT)
+        found = CacheCalibration.prepare(sight.layered, tensors, sight.samples)
+        torch = algorithms.load(self.wishes.algorithm or recipe.algorithm).NEEDS != "nothing"
+        shape = shape_of(self.source, sight.layered, self.inventory)
+        Estimate((estimate.cache_scales(shape, found.samples.ids.shape, torch=torch),)).refuse(self.wishes.max_ram)
+        return found
+
+    def _small_caches(self, recipe: Recipe) -> tuple[CacheTensor, ...]:
+        return find_caches(self.source.model.graph) if recipe.cache == "int8" else ()
 
     def planning(self, recipe: Recipe) -> tuple[_Sight, Phase]:
         """What planning looks at, and what it takes; `recipe` tells the algorithm alone.
@@ -329,6 +363,7 @@ class _Preparation:
                 algorithm=self.wishes.algorithm or recipe.algorithm,
                 device=self.wishes.device,
                 work=work,
+                more_bytes=sum(cache.scale_bytes for cache in self._small_caches(recipe)),
                 max_ram=self.wishes.max_ram,
                 progress=self.progress,
             )

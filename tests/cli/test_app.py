@@ -86,4 +86,5 @@ def test_inspect_of_the_shipped_model() -> None:
     shown = start("inspect", folder, "--weights", "--check")
     assert shown.returncode == 0
     assert "layers.7.down_proj.weight" in shown.stdout
+    assert "float32, 8.2 kB a token" in shown.stdout
     assert json.loads(start("inspect", folder, "--json").stdout)["task"] == "text-generation"

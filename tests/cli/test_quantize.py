@@ -6,10 +6,12 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aiasst.cli import app
 from tests.quantize import graphs
+from tests.runtime.graphs import tiny_decoder
 
 
 @pytest.fixture
@@ -81,6 +83,8 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
         (["--bits", "4", "--plot", "plan.png"], ["a budget"]),
         (["--target-bpw", "9", "--plot", "plan.jpg"], ["no PNG"]),
         (["--target-bpw", "9"], ["cannot be planned", "--recipe"]),
+        (["--bits", "4", "--cache", "int4"], ["no cache of 'int4'", "--cache int8"]),
+        (["--bits", "4", "--cache", "int8"], ["no cache that could be int8", "--cache"]),
         (["--bits", "4", "--algorithm", "magic"], ["no quantization algorithm 'magic'", "gptq"]),
     ],
 )
@@ -105,3 +109,18 @@ def test_a_folder_that_is_quantized_already(
     assert _start(monkeypatch, model, "-q") == 0
     assert _start(monkeypatch, model.parent / "model-int4", "--bits", 8) == 1
     assert "quantized already" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_small_cache_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tiny_decoder(tmp_path / "model.onnx")
+    np.savez(tmp_path / "ids.npz", input_ids=np.arange(40).reshape(2, 20))
+    out = tmp_path / "out"
+    arguments = [source, "-o", out, "--bits", 8, "--cache", "int8", "--calibration", tmp_path / "ids.npz"]
+    assert _start(monkeypatch, *arguments) == 0
+    assert "(int8), int8 cache" in capsys.readouterr().out
+    assert _start(monkeypatch, *arguments, "--force", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["cache"]["format"], document["cache"]["calibration"]["tokens"]) == ("int8", 40)
+    assert "\ncache: int8\n" in (out / "recipe.yaml").read_text()

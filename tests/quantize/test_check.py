@@ -53,3 +53,16 @@ def test_inputs_fit_the_graph(tmp_path: Path) -> None:
     feeds = made_up_inputs(GraphSession.open(path))
     assert feeds["ids"].shape == (1, 4)
     assert feeds["ids"].dtype == np.int64
+
+
+def test_a_graph_whose_inputs_have_other_types_is_held_against_its_original(tmp_path: Path) -> None:
+    """As with an int8 cache: the original cannot be fed what the new graph is fed, and still has the last word."""
+    good = _graph(tmp_path / "good.onnx", graphs.random(8, 4))
+    nodes = [
+        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["f", "w"], ["y"]),
+    ]
+    inputs = {"x": (TensorProto.INT8, ["rows", 8])}
+    bad = graphs.save(tmp_path / "bad.onnx", nodes, inputs, {"y": 2}, {"w": np.full((8, 4), np.nan, np.float32)})
+    with pytest.raises(ExportError, match="not finite, and the original"):
+        check_runs(bad, good)

@@ -43,6 +43,9 @@ _A_CHANNEL = 12_000
 # Rows, and candidates, that scales are chosen by.
 _SAMPLE, _CANDIDATES = 256, 4
 
+# Through a layer at once as the scales of a cache are found: they are the same for any number, and half a batch is little slower.
+_CACHE_TOKENS = 2048
+
 _LARGE_PARAMETERS, _TOKENS_OF_LARGE = 300_000_000, 4096
 # Of logits on disk: a vocabulary of 150,000 and the tokens of a large model.
 _MOST_ANSWER_BYTES = 2_000_000_000
@@ -296,7 +299,32 @@ def rounding_operations(matrix: Matrix, grid: Grid | None, need: Need, *, compar
     return target + quick_operations(n, k) + descent
 
 
-# ---------------------------------------------------------------------- writing and proof
+# ---------------------------------------------------------------------- cache, writing and proof
+
+
+def cache_sequences_at_once(length: int) -> int:
+    """Sequences of `length` tokens that go through a layer at once as the scales of a cache are found."""
+    return max(1, _CACHE_TOKENS // length)
+
+
+def cache_scales(shape: ModelShape, text: tuple[int, ...], *, torch: bool) -> Phase:
+    """A `text` [sequences, length] goes through the layers once, and their keys and values are looked at."""
+    sequences, length = text
+    at_once = min(sequences, cache_sequences_at_once(length))
+    tokens = sequences * length
+    # What enters and leaves, keys and values, of this batch and the one before.
+    passing = 8 * FLOAT * at_once * length * shape.hidden
+    moments = (
+        Moment(shape.mapped(layer, tokens), shape.activations(layer, at_once, length) + passing)
+        for layer in shape.layers
+    )
+    return Phase(
+        "reading of the cache",
+        peak(moments, torch=torch),
+        2 * tokens * shape.hidden * FLOAT,
+        runs=sum(shape.running(layer, tokens, length) for layer in shape.layers),
+        remedy="leave out --cache int8",
+    )
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ class Layer:
     """In the order of the graph. A weight that several products use counts where it is used first."""
     weights: tuple[str, ...]
     """Float constants of two dimensions or more that it reads: products, lookups, tables."""
+    caches: tuple[str, ...] = ()
+    """Outputs of the model that it computes beside its result: keys and values, what was in the cache included."""
 
 
 class LayerSession:
@@ -175,14 +177,24 @@ def _layered(model: ir.Model, anchors: Anchors) -> LayeredModel:
     for index, (begin, end) in enumerate(pairwise(bounds)):
         groups = _groups(anchors.products, begin, end, seen)
         weights = tuple(value.name or "" for value in _weights_read(anchors.nodes[begin:end]))
-        layers.append(Layer(index, cuts[begin], alive[index], alive[index + 1], groups, weights))
+        caches = _caches(anchors.nodes[begin:end])
+        layers.append(Layer(index, cuts[begin], alive[index], alive[index + 1], groups, weights, caches))
     return LayeredModel(tuple(layers), final, names[0], model)
 
 
 def _results(graph: ir.Graph) -> list[ir.Value]:
     """The outputs, caches left out; logits first."""
-    outputs = [value for value in graph.outputs if not (value.name or "").startswith("present")]
+    outputs = [value for value in graph.outputs if not _is_grown_cache(value)]
     return sorted(outputs, key=lambda value: value.name != signature.LOGITS)
+
+
+def _caches(nodes: Iterable[ir.Node]) -> tuple[str, ...]:
+    computed = (value for node in nodes for value in node.outputs if value.is_graph_output())
+    return tuple(value.name or "" for value in computed if _is_grown_cache(value))
+
+
+def _is_grown_cache(value: ir.Value) -> bool:
+    return (value.name or "").startswith("present")
 
 
 def _groups(products: Sequence[Product], begin: int, end: int, seen: set[str]) -> tuple[Group, ...]:

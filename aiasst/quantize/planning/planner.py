@@ -61,6 +61,7 @@ def plan_under_budget(
     algorithm: str,
     device: DeviceConfig | None = None,
     work: Path,
+    more_bytes: int = 0,
     max_ram: int | None = None,
     progress: ProgressFn = silent,
 ) -> PlannedMix:
@@ -74,6 +75,7 @@ def plan_under_budget(
         algorithm: how weights will be rounded.
         device: of the machine that a time per token is for.
         work: folder for activations and for what was found out, which a later call with another budget reuses.
+        more_bytes: that the folder will hold beside what the source has.
         max_ram: bytes of memory that may be taken: fewer sequences go through a layer at once.
         progress: told of layers.
 
@@ -83,7 +85,7 @@ def plan_under_budget(
         OSError: the disk is full.
         UsageError: a time is limited and there is no device config, or nothing is limited.
     """
-    planner = Planner.prepare(source, inventory, budget, algorithm, device)
+    planner = Planner.prepare(source, inventory, budget, algorithm, device, more_bytes)
     planner.refuse_hopeless()
     work.mkdir(parents=True, exist_ok=True)
     text = probe_text(source, samples, max_ram)
@@ -118,6 +120,7 @@ class Planner:
         budget: Budget,
         algorithm: str,
         device: DeviceConfig | None,
+        more_bytes: int = 0,
     ) -> Planner:
         """Units, sizes and times. Raises UsageError and ArtifactError as `plan_under_budget`."""
         if budget.is_empty:
@@ -149,7 +152,7 @@ class Planner:
             allowed=allowed,
             times=times,
             other_ms=other_ms,
-            other_bytes=whole.bytes_before - planned + graph + _BYTES_A_WEIGHT * len(matrices),
+            other_bytes=more_bytes + whole.bytes_before - planned + graph + _BYTES_A_WEIGHT * len(matrices),
             other_parameter_bytes=4 * whole.parameters - planned,
             parameters=whole.parameters,
             budget=budget,
