@@ -260,3 +260,21 @@ def test_the_estimate_counts_both(tiny: Tiny, tmp_path: Path, ids: Path, pair: M
     assert one.bytes_after == both.bytes_after
     with pytest.raises(BudgetRefused):
         preview(tiny("llama"), tmp_path / "out", recipe=SMALL, max_ram=1 << 20, twin=True)
+
+
+def test_both_forms_have_one_int8_cache(tiny: Tiny, ids: Path, tmp_path: Path, short_proofs: None) -> None:
+    folder = quantize(tiny("llama"), tmp_path / "out", recipe=SMALL, twin=True, cache="int8", calibration=ids)
+    sessions = [DecoderSession.open(folder, twin=twin) for twin in (False, True)]
+    assert {session.cache_dtype for session in sessions} == {np.dtype(np.int8)}
+    manifest = folder.manifest
+    assert manifest.quantization is not None and manifest.twin is not None
+    assert manifest.quantization.cache == manifest.twin.quantization.cache is not None
+    # What one form has written is read by the other on the same scales.
+    tokens = np.arange(4, 24)[None]
+    answers = []
+    for first, then in ((0, 0), (1, 0), (1, 1)):
+        cache = [np.zeros((1, s.kv_heads, 32, s.head_dim), np.int8) for s in sessions[:1] * (2 * sessions[0].layers)]
+        sessions[first].step(tokens[:, :19], (19,), cache)
+        answers.append(sessions[then].step(tokens[:, 19:], (20,), cache)[0].copy())
+    spread = np.ptp(answers[0])
+    assert np.abs(answers[1] - answers[0]).max() < 0.1 * spread and np.abs(answers[2] - answers[0]).max() < 0.1 * spread
