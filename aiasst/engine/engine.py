@@ -24,6 +24,7 @@ from aiasst.engine.prefix import Resident, place
 from aiasst.engine.requests import Event, Finished, Request, Sampling, TokenChances
 from aiasst.engine.sampling import chances, sample
 from aiasst.engine.scheduler import INTER_TOKEN_LATENCY, Decode, Prefill, Scheduler, Swap
+from aiasst.engine.speculate import LONGEST_DRAFT, Speculator
 from aiasst.errors import PromptError
 
 __all__ = ["Decoder", "Engine", "EngineStats", "Event", "Request", "Sampling"]
@@ -62,6 +63,10 @@ class EngineStats:
     decoded_tokens: int
     prefill_seconds: float
     decode_seconds: float
+    drafted_tokens: int
+    """Tokens that were verified in one run with the token before them, in the hope that the answer goes on so."""
+    accepted_tokens: int
+    """Those of them with which it did; the decoded tokens count them too."""
     slots: int
     """Rows of the cache now; fewer than asked for while long sequences need the memory."""
     capacity: int
@@ -90,6 +95,7 @@ class _Sequence:
         self.sampling, self.guide = request.sampling, request.guide
         self.generator = np.random.default_rng(request.sampling.seed)
         self.cached_tokens = 0
+        self.speculator = Speculator()
 
     @property
     def tokens(self) -> Ids:
@@ -112,21 +118,25 @@ class Engine:
         chunk: int = CHUNK,
         inter_token_latency: float = INTER_TOKEN_LATENCY,
         clock: Callable[[], float] = time.perf_counter,
+        speculate: bool = False,
     ) -> None:
         """`slots` sequences at once, fewer where they do not fit under the ceiling (weights and cache together).
 
         Prompts are read in pieces of `chunk` tokens, or of fewer where the answers under way would otherwise wait longer
         than `inter_token_latency` seconds for their next token. Costs and deadlines are measured on `clock`, in seconds.
+        With `speculate`, an answer that is alone gets several tokens a step where drafts of them pay.
 
         Raises:
             ResourceError: not even one sequence fits.
         """
         shape = CacheShape(session.layers, session.kv_heads, session.head_dim, session.cache_dtype)
+        logits = max(slots, 1 + LONGEST_DRAFT) if speculate else slots
         self._session = session
+        self._speculates = speculate
         self._budget = budget_under(
             memory_ceiling_bytes,
             weight_bytes=session.weight_bytes,
-            working_bytes=slots * session.vocab_size * np.dtype(np.float32).itemsize,
+            working_bytes=logits * session.vocab_size * np.dtype(np.float32).itemsize,
             shape=shape,
             slots=slots,
             context=session.context_length,
@@ -143,6 +153,7 @@ class Engine:
         self._process = psutil.Process()
         self._prefill_tokens = self._cached_tokens = self._decoded_tokens = 0
         self._prefill_seconds = self._decode_seconds = 0.0
+        self._drafted_tokens = self._accepted_tokens = 0
 
     @property
     def context_length(self) -> int:
@@ -174,6 +185,8 @@ class Engine:
             decoded_tokens=self._decoded_tokens,
             prefill_seconds=self._prefill_seconds,
             decode_seconds=self._decode_seconds,
+            drafted_tokens=self._drafted_tokens,
+            accepted_tokens=self._accepted_tokens,
             slots=self._cache.slots,
             capacity=self._cache.capacity,
             cache_bytes=self._cache.bytes,
@@ -218,8 +231,12 @@ class Engine:
             self._prefill(work)
             self._scheduler.costs.read(work.count, self._clock() - began)
         elif isinstance(work, Decode):
-            self._decode(work)
-            self._scheduler.costs.decoded(len(work.request_ids), self._clock() - began)
+            draft = self._draft(work)
+            if draft:
+                self._verify(self._sequences[work.request_ids[0]], draft)
+            else:
+                self._decode(work)
+                self._scheduler.costs.decoded(len(work.request_ids), self._clock() - began)
         events, self._events = self._events, []
         return events
 
@@ -301,11 +318,48 @@ class Engine:
         ids = np.array([[sequence.tokens[-1]] for sequence in sequences], np.int64)
         began = self._clock()
         logits = self._session.step(ids, [s.length for s in sequences], self._cache.rows(0, len(sequences)))
-        self._decode_seconds += self._clock() - began
+        seconds = self._clock() - began
+        self._decode_seconds += seconds
+        if len(sequences) == 1:
+            self._scheduler.costs.verified(1, seconds)
         self._decoded_tokens += len(sequences)
         for sequence in sequences:
             sequence.resident.cached, sequence.resident.used = sequence.length, self._steps
         self._choose(sequences, logits)
+
+    def _draft(self, work: Decode) -> list[int]:
+        """The next tokens of the only answer under way, where verifying them promises to pay; else none."""
+        costs = self._scheduler.costs
+        # What a plain step takes is what requests in line are admitted by: it must stay known.
+        if not self._speculates or len(work.request_ids) > 1 or not costs.knows(1):
+            return []
+        sequence = self._sequences[work.request_ids[0]]
+        speculator = sequence.speculator
+        speculator.observe(sequence.tokens[speculator.seen :].tolist())
+        # One token comes of the run beside those of the draft; none may go beyond the limit, nor beyond the row.
+        return speculator.draft(costs, sequence.limit - sequence.length - 1)
+
+    def _verify(self, sequence: _Sequence, draft: list[int]) -> None:
+        """Run the last token and a draft behind it, and keep what the answer would have said anyway: see above."""
+        length = sequence.length
+        ids = np.array([[*sequence.tokens[-1:].tolist(), *draft]], np.int64)
+        began = self._clock()
+        logits = self._session.step(ids, (length + len(draft),), self._cache.rows(0, 1), all_logits=True)[0]
+        seconds = self._clock() - began
+        self._decode_seconds += seconds
+        self._scheduler.costs.verified(len(draft) + 1, seconds)
+        self._drafted_tokens += len(draft)
+        resident = sequence.resident
+        resident.cached, resident.used = length, self._steps
+        for place, drafted in enumerate([*draft, None]):
+            self._decoded_tokens += 1
+            self._choose([sequence], logits[place : place + 1])
+            held = sequence.length > length + place and sequence.tokens[length + place] == drafted
+            if held:
+                self._accepted_tokens += 1
+                resident.cached = length + place + 1
+            if not held or sequence.request.id not in self._sequences:
+                return
 
     def _choose(self, sequences: list[_Sequence], logits: npt.NDArray[np.float32]) -> None:
         """Sample the next token of each sequence and tell it."""
