@@ -22,6 +22,7 @@ from aiasst.cli.options import (
     Quiet,
     RepetitionPenalty,
     Seed,
+    Speculate,
     Stop,
     Temperature,
     TopK,
@@ -61,6 +62,7 @@ def command(
     presence_penalty: PresencePenalty = None,
     seed: Seed = None,
     stop: Stop = None,
+    speculate: Speculate = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -99,6 +101,7 @@ def command(
                 sampling=wanted,
                 stop=tuple(stop or ()),
                 restart=restart,
+                speculate=speculate,
                 progress=progress,
             )
     except KeyboardInterrupt:
@@ -130,4 +133,6 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
     if summary.earlier < summary.rows:
         yield "tokens", f"{summary.completion_tokens} written, {summary.prompt_tokens} read"
         yield "speed", f"{summary.tokens_per_second:.1f} tok/s over {summary.seconds:.1f} s"
+    if summary.drafted_tokens:
+        yield "drafts", f"{summary.accepted_tokens} of {summary.drafted_tokens} tokens accepted"
     yield "seed", str(summary.seed)

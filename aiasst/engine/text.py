@@ -42,6 +42,10 @@ class Usage:
     cached_tokens: int
     """Of the prompt, those that were in the cache already."""
     completion_tokens: int
+    drafted_tokens: int = 0
+    """Tokens that were tried several at a time, because the text had gone on so before."""
+    accepted_tokens: int = 0
+    """Of these, those that the answer has."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,15 @@ class TextEngine:
         ResourceError: the execution provider does not load, or the model does not fit under the memory ceiling.
     """
 
-    def __init__(self, folder: ModelFolder, config: DeviceConfig) -> None:
+    def __init__(self, folder: ModelFolder, config: DeviceConfig, *, speculate: bool = True) -> None:
+        """Open `folder` as `config` says; `speculate` as in `Engine`."""
         decisions = config.decisions
         tokenizer = Tokenizer.load(folder.path)
         engine = Engine(
             DecoderSession.open(folder, settings_from(decisions)),
             slots=decisions.slots.value,
             memory_ceiling_bytes=decisions.memory_ceiling_bytes.value,
+            speculate=speculate,
         )
         self._assemble(tokenizer, engine, folder.manifest.tokens.eos)
 
@@ -248,7 +254,13 @@ class TextEngine:
         if finished is None:
             return TextEvent(event.request_id, piece, None, None, answer.told()) if piece else None
         self._forget(event.request_id)
-        usage = Usage(answer.prompt_tokens, event.cached_tokens, answer.completion_tokens)
+        usage = Usage(
+            answer.prompt_tokens,
+            event.cached_tokens,
+            answer.completion_tokens,
+            event.drafted_tokens,
+            event.accepted_tokens,
+        )
         return TextEvent(event.request_id, piece, finished, usage, answer.told())
 
     def _report(self, token: int, told: TokenChances) -> TokenReport:
