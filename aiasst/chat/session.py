@@ -193,6 +193,8 @@ def statistics(conversation: Conversation) -> Iterator[tuple[str, str]]:
     yield "first token", f"after {timing.first_token:.2f} s"
     if usage.completion_tokens > 1 and timing.total > timing.first_token:
         yield "speed", f"{(usage.completion_tokens - 1) / (timing.total - timing.first_token):.1f} tok/s"
+    if usage.drafted_tokens:
+        yield "drafts", f"{usage.accepted_tokens} of {usage.drafted_tokens} tokens accepted"
 
 
 _HELP = {

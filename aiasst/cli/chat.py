@@ -23,6 +23,7 @@ from aiasst.cli.options import (
     Regex,
     RepetitionPenalty,
     Seed,
+    Speculate,
     Stop,
     Temperature,
     TopK,
@@ -77,6 +78,7 @@ def command(
     json_schema: JsonSchema = None,
     regex: Regex = None,
     grammar: Grammar = None,
+    speculate: Speculate = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -99,7 +101,7 @@ def command(
     held = constraint(json_schema, regex, grammar)
     model = ModelFolder.open(folder or default_model())
     with output.waiting(f"loading {model.path.name} …", quiet=quiet):
-        engine = load(model, config)
+        engine = load(model, config, speculate=seed is None if speculate is None else speculate)
         if held is not None:
             engine.check(held)
     chat = engine.tokenizer.has_chat_template

@@ -85,6 +85,13 @@ Stop = Annotated[
         "--stop", metavar="TEXT", help="End an answer before TEXT; may be repeated.", rich_help_panel=_SAMPLING
     ),
 ]
+Speculate = Annotated[
+    bool | None,
+    typer.Option(
+        "--speculate/--no-speculate",
+        help="Repeat earlier text several tokens at a time, where that is faster. On, unless --seed asks for one text.",
+    ),
+]
 
 _CONSTRAINT = "What an answer must be"
 JsonSchema = Annotated[

@@ -22,6 +22,7 @@ from aiasst.cli.options import (
     Quiet,
     RepetitionPenalty,
     Seed,
+    Speculate,
     Stop,
     Temperature,
     TopK,
@@ -69,6 +70,7 @@ def command(
     presence_penalty: PresencePenalty = None,
     seed: Seed = None,
     stop: Stop = None,
+    speculate: Speculate = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -108,6 +110,7 @@ def command(
                 stop=tuple(stop or ()),
                 restart=restart,
                 prefix_cache=prefix_cache,
+                speculate=speculate,
                 progress=progress,
                 note=(lambda text: None) if quiet else _note,
             )
@@ -148,4 +151,6 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
             + (f", {summary.cached_tokens} of them from the cache" if summary.cached_tokens else ""),
         )
         yield "speed", f"{summary.tokens_per_second:.1f} tok/s over {summary.seconds:.1f} s"
+    if summary.drafted_tokens:
+        yield "drafts", f"{summary.accepted_tokens} of {summary.drafted_tokens} tokens accepted"
     yield "seed", str(summary.seed)

@@ -4,6 +4,7 @@ text.py       TextEngine: text in, pieces of text out (tokenizer, stop strings, 
 engine.py     Engine: ids in, ids out; runs the session
 scheduler.py  who runs next and in which row (ids, lengths, priorities, times)
 costs.py      what steps cost here, learned from the steps
+speculate.py  drafts of the next tokens from the text itself, where they pay
 prefix.py     which row a prompt begins in, and where its beginning is taken from
 prefix_store.py   keys and values that rows had before, under a budget; prefix_index.py finds them, prefix_file.py writes them
 cache.py      the arrays of the KV cache: rows, buckets of capacity, the memory ceiling

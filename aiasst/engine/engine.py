@@ -1,12 +1,20 @@
 """Requests in, tokens out: runs the session as the scheduler says, on one cache. Knows ids only.
 
-One `step` is one run of the session: a chunk of one prompt, or one token for every answer under way.
+One `step` is one run of the session: a chunk of one prompt, or one token for every answer under way; or, for an answer that is
+alone, several of which all but one were drafted (speculate.py).
 
 A request with a seed gets the same answer alone and in company, as far as the session's logits are the same. In fp32 they
 are, bit by bit. ONNX Runtime's kernels for 4 and 8 bits round one row differently from several (up to 0.1 of a logit on
 the story checkpoint), so that a quantized model may part ways at a near tie; from two rows up the number of rows changes
 nothing at all (measured with 2 to 16 rows in int2, int4, int8 and w8a8). So may an answer whose prompt took over keys and
 values that were computed one token at a time, and one that a session of two forms (`runtime.pair`) hands from one to the other.
+
+Drafts change no answer either, as far as the logits are the same: each token is chosen from the model's logits at its place,
+in order, with the request's own settings, draws and grammar, and what lies behind the first that is not the drafted one is
+thrown away (its keys are overwritten). But a run over several tokens rounds differently from one over a single token: by 2e-5
+of a logit in fp32, which changed no choice, and by up to 0.5 where activations are rounded to 8 bits (int4, int8, w8a8), which
+changed the likeliest token at 2 of 100 places of the story checkpoint. Neither is the better one. Runs over 2, 4, 8 and 16
+tokens give the same bits in all formats, so that the length of drafts changes nothing; whether there is one at all may.
 """
 
 from __future__ import annotations
@@ -28,6 +36,7 @@ from aiasst.engine.prefix_store import PrefixStore
 from aiasst.engine.requests import Event, Finished, Request, Sampling, TokenChances
 from aiasst.engine.sampling import chances, sample
 from aiasst.engine.scheduler import INTER_TOKEN_LATENCY, Decode, Prefill, Scheduler, Swap
+from aiasst.engine.speculate import LONGEST_DRAFT, Speculator
 from aiasst.errors import PromptError
 
 __all__ = ["Decoder", "Engine", "EngineStats", "Event", "Request", "Sampling"]
@@ -53,7 +62,7 @@ class Decoder(Protocol):
     def step(
         self, ids: Ids, lengths: Sequence[int], cache_rows: Sequence[npt.NDArray[Any]], all_logits: bool = False
     ) -> npt.NDArray[np.float32]:
-        """ids [rows, new] → logits [rows, vocabulary] of each row's last token."""
+        """ids [rows, new] → logits [rows, vocabulary] of each row's last token, or [rows, new, vocabulary] of all."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,10 @@ class EngineStats:
     decoded_tokens: int
     prefill_seconds: float
     decode_seconds: float
+    drafted_tokens: int
+    """Tokens that were verified in one run with the token before them, in the hope that the answer goes on so."""
+    accepted_tokens: int
+    """Those of them with which it did; the decoded tokens count them too."""
     slots: int
     """Rows of the cache now; fewer than asked for while long sequences need the memory."""
     capacity: int
@@ -97,7 +110,8 @@ class _Sequence:
         self.resident.tokens[: self.length] = request.prompt
         self.sampling, self.guide = request.sampling, request.guide
         self.generator = np.random.default_rng(request.sampling.seed)
-        self.cached_tokens = 0
+        self.cached_tokens = self.drafted_tokens = self.accepted_tokens = 0
+        self.speculator = Speculator()
 
     @property
     def tokens(self) -> Ids:
@@ -121,21 +135,25 @@ class Engine:
         inter_token_latency: float = INTER_TOKEN_LATENCY,
         prefix_bytes: int = PREFIX_BYTES,
         clock: Callable[[], float] = time.perf_counter,
+        speculate: bool = False,
     ) -> None:
         """`slots` sequences at once, fewer where they do not fit under the ceiling (weights, cache and stored prefixes together).
 
         Prompts are read in pieces of `chunk` tokens, or of fewer where the answers under way would otherwise wait longer
         than `inter_token_latency` seconds for their next token. Costs and deadlines are measured on `clock`, in seconds.
+        With `speculate`, an answer that is alone gets several tokens a step where drafts of them pay.
 
         Raises:
             ResourceError: not even one sequence fits.
         """
         shape = CacheShape(session.layers, session.kv_heads, session.head_dim, session.cache_dtype)
+        logits = max(slots, 1 + LONGEST_DRAFT) if speculate else slots
         self._session = session
+        self._speculates = speculate
         self._budget = budget_under(
             memory_ceiling_bytes,
             weight_bytes=session.weight_bytes,
-            working_bytes=slots * session.vocab_size * np.dtype(np.float32).itemsize,
+            working_bytes=logits * session.vocab_size * np.dtype(np.float32).itemsize,
             shape=shape,
             slots=slots,
             context=session.context_length,
@@ -160,6 +178,7 @@ class Engine:
         self._process = psutil.Process()
         self._prefill_tokens = self._cached_tokens = self._decoded_tokens = 0
         self._prefill_seconds = self._decode_seconds = 0.0
+        self._drafted_tokens = self._accepted_tokens = 0
 
     @property
     def context_length(self) -> int:
@@ -191,6 +210,8 @@ class Engine:
             decoded_tokens=self._decoded_tokens,
             prefill_seconds=self._prefill_seconds,
             decode_seconds=self._decode_seconds,
+            drafted_tokens=self._drafted_tokens,
+            accepted_tokens=self._accepted_tokens,
             slots=self._cache.slots,
             capacity=self._cache.capacity,
             cache_bytes=self._cache.bytes,
@@ -262,8 +283,12 @@ class Engine:
             self._prefill(work)
             self._scheduler.costs.read(work.count, self._clock() - began)
         elif isinstance(work, Decode):
-            self._decode(work)
-            self._scheduler.costs.decoded(len(work.request_ids), self._clock() - began)
+            draft = self._draft(work)
+            if draft:
+                self._verify(self._sequences[work.request_ids[0]], draft)
+            else:
+                self._decode(work)
+                self._scheduler.costs.decoded(len(work.request_ids), self._clock() - began)
         events, self._events = self._events, []
         return events
 
@@ -385,19 +410,58 @@ class Engine:
         ids = np.array([[sequence.tokens[-1]] for sequence in sequences], np.int64)
         began = self._clock()
         logits = self._session.step(ids, [s.length for s in sequences], self._cache.rows(0, len(sequences)))
-        self._decode_seconds += self._clock() - began
+        seconds = self._clock() - began
+        self._decode_seconds += seconds
+        if len(sequences) == 1:
+            self._scheduler.costs.verified(1, seconds)
         self._decoded_tokens += len(sequences)
         for sequence in sequences:
             sequence.resident.cached, sequence.resident.used = sequence.length, self._steps
         self._choose(sequences, logits)
+
+    def _draft(self, work: Decode) -> list[int]:
+        """The next tokens of the only answer under way, where verifying them promises to pay; else none."""
+        costs = self._scheduler.costs
+        # What a plain step takes is what requests in line are admitted by: it must stay known.
+        if not self._speculates or len(work.request_ids) > 1 or not costs.knows(1):
+            return []
+        sequence = self._sequences[work.request_ids[0]]
+        speculator = sequence.speculator
+        speculator.observe(sequence.tokens[speculator.seen :].tolist())
+        # One token comes of the run beside those of the draft; none may go beyond the limit, nor beyond the row.
+        return speculator.draft(costs, sequence.limit - sequence.length - 1)
+
+    def _verify(self, sequence: _Sequence, draft: list[int]) -> None:
+        """Run the last token and a draft behind it, and keep what the answer would have said anyway: see above."""
+        length = sequence.length
+        ids = np.array([[*sequence.tokens[-1:].tolist(), *draft]], np.int64)
+        began = self._clock()
+        logits = self._session.step(ids, (length + len(draft),), self._cache.rows(0, 1), all_logits=True)[0]
+        seconds = self._clock() - began
+        self._decode_seconds += seconds
+        self._scheduler.costs.verified(len(draft) + 1, seconds)
+        self._drafted_tokens += len(draft)
+        sequence.drafted_tokens += len(draft)
+        resident = sequence.resident
+        resident.cached, resident.used = length, self._steps
+        for at, (row, drafted) in enumerate(zip(logits, [*draft, None], strict=True)):
+            self._decoded_tokens += 1
+            (token,) = sample(row[None], [sequence]).tolist()
+            held = token == drafted and token not in sequence.request.stop_ids
+            if held:
+                self._accepted_tokens += 1
+                sequence.accepted_tokens += 1
+                resident.cached = length + at + 1
+            self._accept(sequence, token, _told(sequence, token, row))
+            if not held or sequence.request.id not in self._sequences:
+                return
 
     def _choose(self, sequences: list[_Sequence], logits: npt.NDArray[np.float32]) -> None:
         """Sample the next token of each sequence and tell it."""
         tokens = sample(logits, sequences).tolist()
         # From the last row up: where several end at once, none is moved into a hole only to leave it.
         for sequence, token, row in reversed(list(zip(sequences, tokens, logits, strict=True))):
-            wanted = sequence.sampling.logprobs
-            self._accept(sequence, token, None if wanted is None else chances(row, token, wanted))
+            self._accept(sequence, token, _told(sequence, token, row))
 
     def _accept(self, sequence: _Sequence, token: int, told: TokenChances | None) -> None:
         if token in sequence.request.stop_ids:
@@ -408,7 +472,7 @@ class Engine:
         if finished is None and sequence.length == sequence.limit:
             finished = "length"
         if finished is None:
-            self._events.append(Event(sequence.request.id, token, None, sequence.cached_tokens, told))
+            self._events.append(_event(sequence, token, None, told))
         else:
             self._end(sequence, finished, token, told)
 
@@ -425,7 +489,7 @@ class Engine:
             self._scheduler.costs.answered(sequence.length - begun, sequence.limit - begun)
         self._swap(self._scheduler.leave(sequence.request.id))
         if finished is not None:
-            self._events.append(Event(sequence.request.id, token, finished, sequence.cached_tokens, told))
+            self._events.append(_event(sequence, token, finished, told))
 
     def _swap(self, swap: Swap | None) -> None:
         if swap is None:
@@ -433,3 +497,20 @@ class Engine:
         first, second = self._residents[swap.first], self._residents[swap.second]
         self._cache.swap(swap.first, swap.second, first.cached, second.cached)
         self._residents[swap.first], self._residents[swap.second] = second, first
+
+
+def _told(sequence: _Sequence, token: int, row: npt.NDArray[np.float32]) -> TokenChances | None:
+    wanted = sequence.sampling.logprobs
+    return None if wanted is None else chances(row, token, wanted)
+
+
+def _event(sequence: _Sequence, token: int | None, finished: Finished | None, told: TokenChances | None) -> Event:
+    return Event(
+        sequence.request.id,
+        token,
+        finished,
+        sequence.cached_tokens,
+        told,
+        sequence.drafted_tokens,
+        sequence.accepted_tokens,
+    )

@@ -127,6 +127,10 @@ class Event:
     """Tokens of the prompt that were found in the cache and not computed again."""
     chances: TokenChances | None = None
     """Of `token`, where the request asked for log probabilities."""
+    drafted_tokens: int = 0
+    """Tokens of the answer that were drafted so far, see `speculate.py`."""
+    accepted_tokens: int = 0
+    """Those of them that the answer has."""
 
 
 def _demand(holds: bool, name: str, value: object, wanted: str) -> None:

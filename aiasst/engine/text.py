@@ -44,6 +44,10 @@ class Usage:
     cached_tokens: int
     """Of the prompt, those that were in the cache already."""
     completion_tokens: int
+    drafted_tokens: int = 0
+    """Tokens that were tried several at a time, because the text had gone on so before."""
+    accepted_tokens: int = 0
+    """Of these, those that the answer has."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,8 @@ class TextEngine:
         ResourceError: the execution provider does not load, or the model does not fit under the memory ceiling.
     """
 
-    def __init__(self, folder: ModelFolder, config: DeviceConfig) -> None:
+    def __init__(self, folder: ModelFolder, config: DeviceConfig, *, speculate: bool = True) -> None:
+        """Open `folder` as `config` says; `speculate` as in `Engine`."""
         decisions = config.decisions
         tokenizer = Tokenizer.load(folder.path)
         engine = Engine(
@@ -110,6 +115,7 @@ class TextEngine:
             slots=decisions.slots.value,
             memory_ceiling_bytes=decisions.memory_ceiling_bytes.value,
             inter_token_latency=decisions.inter_token_latency_ms.value / 1000,
+            speculate=speculate,
         )
         self._assemble(tokenizer, engine, folder.manifest.tokens.eos, folder.identity)
         self.forms = forms_in_words(folder, decisions)
@@ -286,7 +292,13 @@ class TextEngine:
         if finished is None:
             return TextEvent(event.request_id, piece, None, None, answer.told()) if piece else None
         self._forget(event.request_id)
-        usage = Usage(answer.prompt_tokens, event.cached_tokens, answer.completion_tokens)
+        usage = Usage(
+            answer.prompt_tokens,
+            event.cached_tokens,
+            answer.completion_tokens,
+            event.drafted_tokens,
+            event.accepted_tokens,
+        )
         return TextEvent(event.request_id, piece, finished, usage, answer.told())
 
     def _report(self, token: int, told: TokenChances) -> TokenReport:

@@ -55,12 +55,24 @@ class Summary:
     completion_tokens: int
     seconds: float
     tokens_per_second: float
+    drafted_tokens: int
+    accepted_tokens: int
+    """Both as in `engine.text.Usage`."""
 
 
-def load(folder: str | Path | ModelFolder, config: str | Path | DeviceConfig | None = None) -> TextEngine:
+def load(
+    folder: str | Path | ModelFolder,
+    config: str | Path | DeviceConfig | None = None,
+    *,
+    speculate: bool = True,
+) -> TextEngine:
     """Open a model folder to generate text, as a device config says; without one this machine is asked briefly.
 
     >>> engine = load("story-int4", "device.json")
+
+    With `speculate` an answer that is alone repeats what the text has said before several tokens at a time, where that is
+    faster. When it is depends on measured times, and in the last bits of its logits a model answers a little differently
+    then: without it, a seed gives the same text in every run.
 
     Raises:
         ArtifactError: the folder or the config is missing or wrong, or the config is another machine's.
@@ -68,10 +80,10 @@ def load(folder: str | Path | ModelFolder, config: str | Path | DeviceConfig | N
     """
     model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
     if config is None:
-        return TextEngine(model, quick_config(model))
+        return TextEngine(model, quick_config(model), speculate=speculate)
     device = config if isinstance(config, DeviceConfig) else load_device_config(Path(config))
     check_machine(device)
-    return TextEngine(model, fitted(device, model))
+    return TextEngine(model, fitted(device, model), speculate=speculate)
 
 
 def run(
@@ -84,6 +96,7 @@ def run(
     stop: tuple[str, ...] = (),
     restart: bool = False,
     prefix_cache: Path | None = None,
+    speculate: bool | None = None,
     progress: ProgressFn = silent,
     note: Callable[[str], None] = lambda text: None,
 ) -> Summary:
@@ -100,6 +113,7 @@ def run(
         stop: strings that end an answer, for rows that name none.
         restart: throw earlier answers of the file away.
         prefix_cache: a folder that keeps, from job to job, what prompts begin with in common; made where it is missing.
+        speculate: as in `load`; None: where no seed is given.
         progress: told of rows and tokens a second.
         note: told why something kept could not be used, or was not kept.
 
@@ -116,7 +130,7 @@ def run(
             meter = Meter(source.rows, sink.done.rows, progress)
             if sink.done.rows < source.rows:  # else the model need not be loaded
                 progress(Progress("load", 0, 1, model.path.name))
-                engine = load(model, config)
+                engine = load(model, config, speculate=wanted.seed is None if speculate is None else speculate)
                 progress(Progress("load", 1, 1, engine.forms or model.path.name))
                 meter = Meter(source.rows, sink.done.rows, progress)
                 rows = RowReader(replace(wanted, seed=None), stop, sink.job.seed)
@@ -161,4 +175,6 @@ def _summary(sink: AnswersFile | AnswersStream, meter: Meter) -> Summary:
         completion_tokens=meter.completion_tokens,
         seconds=meter.seconds if meter.rows else 0.0,
         tokens_per_second=meter.tokens_per_second if meter.rows else 0.0,
+        drafted_tokens=meter.drafted_tokens,
+        accepted_tokens=meter.accepted_tokens,
     )

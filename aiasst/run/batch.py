@@ -47,6 +47,8 @@ class Meter:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     began: float = field(default_factory=time.monotonic)
     _reported: float = 0.0
 
@@ -139,6 +141,8 @@ def _count(meter: Meter, event: TextEvent, pieces: int) -> None:
         meter.completion_tokens += event.usage.completion_tokens - pieces
         meter.prompt_tokens += event.usage.prompt_tokens
         meter.cached_tokens += event.usage.cached_tokens
+        meter.drafted_tokens += event.usage.drafted_tokens
+        meter.accepted_tokens += event.usage.accepted_tokens
 
 
 def _answer(entry: _Open, last: TextEvent) -> Answer:

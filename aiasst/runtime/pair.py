@@ -52,8 +52,11 @@ class PairedSession:
     def step(
         self, ids: Ids, lengths: Sequence[int], cache_rows: Sequence[npt.NDArray[Any]], all_logits: bool = False
     ) -> Floats:
-        """As `DecoderSession.step`, through the form that `ids` [rows, new] are for."""
-        form = self.twin if ids.size >= self.from_rows else self.first
+        """As `DecoderSession.step`, through the form that `ids` [rows, new] are for; with `all_logits` always through the first.
+
+        Tokens are chosen by all logits where a draft is verified: by the form that would have chosen them one by one.
+        """
+        form = self.twin if ids.size >= self.from_rows and not all_logits else self.first
         return form.step(ids, lengths, cache_rows, all_logits)
 
 

@@ -44,15 +44,16 @@ class FakeDecoder:
         assert len(cache_rows) == 2 * self.layers and len(lengths) == rows
         assert new == 1 or rows == 1
         self.shapes.append((rows, new))
-        logits = np.zeros((rows, self.vocab_size), np.float32)
+        logits = np.zeros((rows, new, self.vocab_size), np.float32)
         for row, length in enumerate(lengths):
             assert new <= length <= cache_rows[0].shape[2]
             for array in cache_rows:
                 array[row, :, length - new : length] = ids[row][None, :, None]
             read = [array[row, 0, :length, 1].astype(np.int64).tolist() for array in cache_rows]
             assert all(tokens == read[0] for tokens in read)
-            logits[row] = self.next_logits(read[0])
-        return logits
+            for place in range(0 if all_logits else new - 1, new):
+                logits[row, place] = self.next_logits(read[0][: length - new + place + 1])
+        return logits if all_logits else logits[:, -1]
 
     def next_logits(self, tokens: Sequence[int]) -> np.ndarray:
         """Logits [vocabulary] after these tokens."""
@@ -65,3 +66,17 @@ def next_logits(tokens: Sequence[int]) -> np.ndarray:
     for token in tokens:
         seed = (seed * 1_000_003 + token + 1) % (2**61 - 1)
     return np.random.default_rng(seed).normal(size=VOCABULARY).astype(np.float32) * 3
+
+
+class Copier(FakeDecoder):
+    """Likes to say what it said `PERIOD` tokens ago, so that drafts from the text often hold and often do not."""
+
+    PERIOD = 6
+    LIKES = 12.0
+
+    def next_logits(self, tokens: Sequence[int]) -> np.ndarray:
+        """Logits [vocabulary] after these tokens."""
+        logits = next_logits(tokens)
+        if len(tokens) >= self.PERIOD:
+            logits[tokens[-self.PERIOD]] += self.LIKES
+        return logits

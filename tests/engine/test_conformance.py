@@ -106,3 +106,19 @@ def test_the_cache_grows_without_a_change(session: DecoderSession) -> None:
         got += [e.token for e in engine.step() if e.request_id == "4" and e.token is not None]
     assert got == answers(session, [4], slots=1)[4]
     assert engine.stats.capacity == CONTEXT
+
+
+def test_drafts_change_no_answer_and_save_runs(session: DecoderSession) -> None:
+    prompt = (*PROMPTS[1], *PROMPTS[1])
+    told: list[list[tuple[int | None, str | None]]] = []
+    steps: list[int] = []
+    for speculate in (False, True):
+        engine = Engine(session, slots=1, chunk=16, clock=lambda: 0.0, speculate=speculate)
+        for name, sampling in (("a", Sampling(max_tokens=45, temperature=0)), ("b", SAMPLINGS[2])):
+            engine.submit(Request(name, prompt, sampling, (0,)))
+        events = [event for _ in iter(lambda e=engine: e.busy, False) for event in engine.step()]
+        told.append([(event.token, event.finished) for event in events])
+        steps.append(engine.stats.steps)
+    assert told[0] == told[1]
+    assert engine.stats.accepted_tokens > 5
+    assert steps[1] < steps[0] - 5
