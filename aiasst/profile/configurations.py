@@ -45,6 +45,7 @@ _UNGATED = frozenset(
         "codegen", "arcee", "apertus",
     }
 )  # fmt: skip
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _OTHER_TOWERS = ("vision_config", "audio_config")
 # The same number under older names.
 _NAMES: Mapping[str, tuple[str, ...]] = {
@@ -57,12 +58,12 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 _ORDINARY = "a configuration has it; fetch config.json again"
 
 
-def shape_of(config: Mapping[str, Any], *, parameters: int | None = None) -> ModelShape:
+def shape_of(config: Mapping[str, Any], *, weight_bytes: int | None = None) -> ModelShape:
     """The decoder that `config` (the parsed config.json; of a composite model its text part) describes.
 
     Args:
         config: a foreign document, so any key may be missing or of a strange kind.
-        parameters: what the weight files hold, where that is known; a shape that disagrees is refused.
+        weight_bytes: of the weight files, where they are known; a shape that disagrees is refused.
 
     Raises:
         CheckpointError: a number is missing or makes no sense.
@@ -71,8 +72,7 @@ def shape_of(config: Mapping[str, Any], *, parameters: int | None = None) -> Mod
     text, model_type = _text_part(config)
     _refuse_others(config, text, model_type)
     shape = _shape(text, model_type)
-    if any(key in config for key in _OTHER_TOWERS):
-        parameters = None  # the files hold more than the decoder
+    parameters = _counted(config, weight_bytes)
     if parameters is not None and abs(shape.parameters - parameters) > max(_LEAST_AGREE, _AGREE * parameters):
         raise UnsupportedModelError(
             f"the weight files hold {parameters / 1e9:.2f} milliard parameters, and a decoder of the usual form with the numbers "
@@ -80,6 +80,14 @@ def shape_of(config: Mapping[str, Any], *, parameters: int | None = None) -> Mod
             "convert it and measure: aiasst convert MODEL, then aiasst profile DIR",
         )
     return shape
+
+
+def _counted(config: Mapping[str, Any], weight_bytes: int | None) -> float | None:
+    """Parameters by the size of the files; None where that does not tell: quantized, or not of the decoder alone."""
+    kind = config.get("dtype", config.get("torch_dtype"))
+    if weight_bytes is None or "quantization_config" in config or any(key in config for key in _OTHER_TOWERS):
+        return None
+    return weight_bytes / _BYTES[kind] if isinstance(kind, str) and kind in _BYTES else None
 
 
 def _text_part(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:

@@ -1,4 +1,4 @@
-"""The forms that `aiasst quantize` can give a model, and what each takes: bytes on disk, bytes in memory. Knows no machine.
+"""The forms that a model has or that `aiasst quantize` can give it: bytes on disk, in memory, read for a token. Knows no machine.
 
 An offer is a recipe that comes with the program, or a plan of so many bits a weight: what that becomes is only known once it is
 planned, so it is taken for a mixture of the two uniform recipes around it, and the true one lies near.
@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
-from aiasst.artifacts.recipe import BLOCK_FORMATS, Recipe, WeightFormat, load_recipe
+from aiasst.artifacts.model_folder import Manifest
+from aiasst.artifacts.recipe import BLOCK_FORMATS, FLOAT_ROLES, Recipe, WeightFormat, load_recipe
 from aiasst.engine.cache import WEIGHTS_IN_MEMORY
+from aiasst.errors import UnsupportedModelError
 from aiasst.profile.ranges import Range, total
 from aiasst.profile.shapes import MatrixShape, ModelShape
 
@@ -40,62 +42,137 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Form:
+    """A model in certain formats: what is read for a token, and what is stored."""
+
+    name: str
+    options: str
+    """Of `aiasst quantize`, that make it; empty where only Python does, or where it is made already."""
+    layers: tuple[Part, ...]
+    """Products that each token goes through."""
+    head: tuple[Part, ...]
+    """That each answered token goes through."""
+    embedding: tuple[Part, ...]
+    """Looked up; nothing of its own where it is the head's."""
+    small_bytes: float
+    """Norms, tables of rotary cosines and sines, and the graph."""
+
+    @property
+    def disk_bytes(self) -> float:
+        """Graph and weights."""
+        return sum(part.bytes for part in (*self.layers, *self.head, *self.embedding)) + self.small_bytes
+
+    @property
+    def read_bytes(self) -> float:
+        """Of weights, for one decode step."""
+        return sum(part.bytes for part in (*self.layers, *self.head))
+
+    @property
+    def memory_bytes(self) -> Range:
+        """Of the weights while the model runs. An embedding is read where the file lies, row by row."""
+        packed = total(
+            (_WIDENED if part.spec.format == "fp16" else _PACKED).times(part.bytes) for part in (*self.layers, *self.head)
+        )
+        looked_up = sum(part.bytes for part in self.embedding)
+        return packed + Range(0.0, looked_up, looked_up) + Range.exact(self.small_bytes)
+
+
+@dataclass(frozen=True)
 class Offer:
-    """One form that a model can be given."""
+    """One form that any model can be given."""
 
     name: str
     recipes: tuple[Recipe, ...]
     """One; of a plan the uniform ones it lies between, rising in bytes."""
     options: str
-    """Of `aiasst quantize`, that make it; empty where only Python does."""
     bits: float | None = None
     """All-included bits a weight of a plan; None: the recipe's own."""
 
-    def parts(self, shape: ModelShape) -> Iterator[Part]:
-        """What the model's products become."""
-        for recipe, share in self._mix(shape):
-            for matrix in shape.products:
-                yield from _layers(recipe, share, matrix)
-
-    def head(self, shape: ModelShape) -> Iterator[Part]:
-        """What its head becomes."""
-        for recipe, share in self._mix(shape):
-            yield Part(shape.head, recipe.format_of("lm_head", None, shape.layers), share)
-
-    def embedding(self, shape: ModelShape) -> Iterator[Part]:
-        """What its embedding becomes: nothing of its own where it is the head's."""
+    def form(self, shape: ModelShape) -> Form:
+        """What a model of this shape becomes."""
+        layers: list[Part] = []
+        head: list[Part] = []
+        embedding: list[Part] = []
         for recipe, share in self._mix(shape):
             for matrix in shape.stored:
+                once = (Part(matrix, recipe.format_of(matrix.role, None, shape.layers), share),)
                 if matrix.role == "embed":
-                    yield Part(matrix, recipe.format_of("embed", None, shape.layers), share)
-
-    def disk_bytes(self, shape: ModelShape) -> float:
-        """Graph and weights."""
-        return self._weight_bytes(shape) + _table_bytes(shape)
-
-    def memory_bytes(self, shape: ModelShape) -> Range:
-        """Of the weights while the model runs. An embedding is read where the file lies, row by row."""
-        parts = [*self.parts(shape), *self.head(shape)]
-        packed = total((_WIDENED if part.spec.format == "fp16" else _PACKED).times(part.bytes) for part in parts)
-        looked_up = sum(part.bytes for part in self.embedding(shape))
-        return packed + Range(0.0, looked_up, looked_up) + Range.exact(4 * shape.small_parameters + _table_bytes(shape))
-
-    def _weight_bytes(self, shape: ModelShape) -> float:
-        """Packed values, scales, zero points and norms: what bits a weight are counted of."""
-        parts = [*self.parts(shape), *self.head(shape), *self.embedding(shape)]
-        return sum(part.bytes for part in parts) + 4 * shape.small_parameters
+                    embedding += once
+                elif matrix.role == "lm_head":
+                    head += once
+                else:
+                    layers += _layers(recipe, share, matrix)
+        return Form(self.name, self.options, tuple(layers), tuple(head), tuple(embedding), _small_bytes(shape))
 
     def _mix(self, shape: ModelShape) -> list[tuple[Recipe, float]]:
         """The recipes with the share of the weights each is for: one, or the two whose mean has the bits of the plan."""
         if self.bits is None:
             return [(self.recipes[0], 1.0)]
-        uniform = [(Offer(recipe.name, (recipe,), "")._weight_bytes(shape), recipe) for recipe in self.recipes]
-        wanted = self.bits * shape.parameters / 8
+        forms = [(Offer(recipe.name, (recipe,), "").form(shape), recipe) for recipe in self.recipes]
+        uniform = [(form.disk_bytes - form.small_bytes, recipe) for form, recipe in forms]
+        wanted = self.bits * shape.parameters / 8 - 4 * shape.small_parameters
         for (small, lower), (large, upper) in pairwise(uniform):
             if small <= wanted <= large:
                 share = (wanted - small) / (large - small)
                 return [(lower, 1 - share), (upper, share)]
         return [(uniform[0 if wanted < uniform[0][0] else -1][1], 1.0)]
+
+
+def form_of(manifest: Manifest, shape: ModelShape) -> Form:
+    """The form that a model folder has already, by its table of weights."""
+    layers: list[Part] = []
+    head: list[Part] = []
+    embedding: list[Part] = []
+    shared = {weight.shared_with for weight in manifest.weights.values()}
+    for name, weight in manifest.weights.items():
+        if len(weight.shape) != 2 or weight.role in FLOAT_ROLES:
+            continue
+        spec, (k, n) = _spec_of(weight.format), weight.shape
+        if weight.layer is not None:
+            layers.append(Part(MatrixShape(weight.role, k, n, 1), spec))
+        elif weight.role != "embed":
+            head.append(Part(MatrixShape(weight.role, k, n, 1), spec))
+        elif name not in shared and weight.shared_with is None:
+            # [vocabulary, hidden]: blocks run along hidden, as in the head.
+            embedding.append(Part(MatrixShape("embed", n, k, 1), spec))
+    name = manifest.quantization.recipe if manifest.quantization else "fp32"
+    return Form(name, "", tuple(layers), tuple(head), tuple(embedding), _small_bytes(shape))
+
+
+def shape_of_folder(manifest: Manifest) -> ModelShape:
+    """The shape of a converted decoder, by its manifest.
+
+    Raises:
+        UnsupportedModelError: it is no decoder.
+    """
+    known = manifest.shape
+    down = [weight.shape[0] for weight in manifest.weights.values() if weight.role == "down"]
+    if known is None or manifest.task != "text-generation" or not down:
+        raise UnsupportedModelError(
+            f"a model for {manifest.task} is not predicted: advice is about generating text", "measure it: aiasst eval DIR"
+        )
+    roles = {weight.role for weight in manifest.weights.values()}
+    return ModelShape(
+        model_type=known.model_type,
+        layers=known.layers,
+        hidden_size=known.hidden_size,
+        intermediate_size=max(down),
+        vocab_size=known.vocab_size,
+        heads=known.heads,
+        kv_heads=known.kv_heads,
+        head_dim=known.head_dim,
+        context_length=known.context_length,
+        tied_embedding=any(w.role == "lm_head" and w.shared_with for w in manifest.weights.values()),
+        gated=bool(roles & {"gate_up", "gate"}),
+    )
+
+
+def _spec_of(label: str) -> WeightFormat:
+    """The format of a weight table's label: int4-b128, int4-b128-zp, w8a8."""
+    name, *options = label.split("-")
+    blocks = [int(option[1:]) for option in options if option.startswith("b")]
+    data = {"format": name, "block_size": blocks[0] if blocks else None, "zero_point": "zp" in options}
+    return WeightFormat.parse(data, f"weight format '{label}'")
 
 
 def _layers(recipe: Recipe, share: float, matrix: MatrixShape) -> Iterator[Part]:
@@ -104,9 +181,9 @@ def _layers(recipe: Recipe, share: float, matrix: MatrixShape) -> Iterator[Part]
         yield Part(MatrixShape(matrix.role, matrix.k, matrix.n, formats.count(spec)), spec, share)
 
 
-def _table_bytes(shape: ModelShape) -> float:
-    """The graph, and its tables of rotary cosines and sines: half a head each for every position there may be."""
-    return _GRAPH_BYTES * shape.layers + 4 * shape.context_length * shape.head_dim
+def _small_bytes(shape: ModelShape) -> float:
+    """Norms, the graph, and its tables of rotary cosines and sines: half a head each for every position there may be."""
+    return 4 * shape.small_parameters + _GRAPH_BYTES * shape.layers + 4 * shape.context_length * shape.head_dim
 
 
 def matrix_bytes(spec: WeightFormat, k: int, n: int) -> float:

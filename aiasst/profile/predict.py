@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aiasst.engine.engine import CHUNK
-from aiasst.profile.offers import Offer, Part
+from aiasst.profile.offers import Form, Part
 from aiasst.profile.ranges import Range, total
 from aiasst.profile.shapes import ModelShape
 from aiasst.profile.speeds import Speeds
@@ -54,8 +54,7 @@ class Workload:
 class Prediction:
     """One form of a model on one machine."""
 
-    offer: Offer
-    disk_bytes: float
+    form: Form
     resident: Range
     """Bytes, with one sequence of the whole context."""
     cache_bytes: int
@@ -102,19 +101,18 @@ class Prediction:
 
 
 def predict(
-    shape: ModelShape, offer: Offer, workload: Workload, speeds: Speeds, ceiling_bytes: int | None
+    shape: ModelShape, form: Form, workload: Workload, speeds: Speeds, ceiling_bytes: int | None
 ) -> Prediction | None:
-    """What `shape` in the form of `offer` would take; None where the machine's costs do not know one of its formats."""
-    asked = _Asked(shape, offer, speeds)
+    """What `shape` in this form would take; None where the machine's costs do not know one of its formats."""
+    asked = _Asked(shape, form, speeds)
     prefill = asked.prompt(workload.prompt)
     steps = [(count, asked.step(count, workload.prompt + _ANSWER / 2)) for count in SEQUENCES]
     known = tuple((count, seconds) for count, seconds in steps if seconds is not None)
     if prefill is None or len(known) < len(steps):
         return None
     return Prediction(
-        offer=offer,
-        disk_bytes=offer.disk_bytes(shape),
-        resident=resident_bytes(shape, offer, workload),
+        form=form,
+        resident=resident_bytes(shape, form, workload),
         cache_bytes=workload.context * shape.cache_bytes_per_token,
         ceiling_bytes=ceiling_bytes,
         prefill=prefill,
@@ -123,7 +121,7 @@ def predict(
     )
 
 
-def resident_bytes(shape: ModelShape, offer: Offer, workload: Workload) -> Range:
+def resident_bytes(shape: ModelShape, form: Form, workload: Workload) -> Range:
     """Memory of the whole process with one sequence of the whole context."""
     cache = workload.context * shape.cache_bytes_per_token
     rows = min(CHUNK, workload.context)
@@ -131,7 +129,7 @@ def resident_bytes(shape: ModelShape, offer: Offer, workload: Workload) -> Range
     working = 4 * (rows * (2 * shape.intermediate_size + 4 * shape.hidden_size) + shape.vocab_size)
     return total(
         (
-            offer.memory_bytes(shape),
+            form.memory_bytes,
             Range(0.25 * cache, cache, cache),
             Range(working, 1.5 * working, 3 * working),
             _PROGRAM_BYTES,
@@ -139,18 +137,13 @@ def resident_bytes(shape: ModelShape, offer: Offer, workload: Workload) -> Range
     )
 
 
-def decode_bytes(shape: ModelShape, offer: Offer) -> float:
-    """Bytes of weights that one decode step reads."""
-    return sum(part.bytes for part in (*offer.parts(shape), *offer.head(shape)))
-
-
 class _Asked:
     """One model in one form, asked of one machine."""
 
-    def __init__(self, shape: ModelShape, offer: Offer, speeds: Speeds) -> None:
+    def __init__(self, shape: ModelShape, form: Form, speeds: Speeds) -> None:
         self.shape, self.speeds = shape, speeds
-        self.layers, self.head = tuple(offer.parts(shape)), tuple(offer.head(shape))
-        self.cached = decode_bytes(shape, offer) <= _CACHED_SHARE * speeds.cache_bytes
+        self.layers, self.head = form.layers, form.head
+        self.cached = form.read_bytes <= _CACHED_SHARE * speeds.cache_bytes
         scaled = sum(part.matrix.count * part.share for part in self.layers if part.spec.format == "w8a8")
         self.nodes = _FEW_NODES + _LAYER_NODES * shape.layers + _W8A8_NODES * scaled
 

@@ -43,8 +43,10 @@ _KERNEL = Range(0.6, 1.0, 1.35)
 """How far kernels for other instruction sets may lie from that."""
 # A product costs so many rows more than it has: a few rows do not fill the kernels' tiles.
 _EXTRA_ROWS = {"fp32": 4.0, "fp16": 4.0, "w8a8": 4.0, "int8": 1.0, "int4": 0.5, "int2": 0.5}
-_FALLBACK = Range(0.05, 0.35, 1.0)
-"""Of the float32 rate, where no kernel multiplies such integers and weights are widened each time."""
+# Of the float32 rate where nothing multiplies integers (ARM without dotprod): MLAS has float32 kernels for 4 bits alone and byte
+# products of its own; other blocks are widened to float32 for every product, whatever its rows (qnbitgemm_kernel_neon.cpp).
+_FALLBACK = {"int4": Range(0.3, 0.6, 1.0), "w8a8": Range(0.4, 1.0, 2.0), "int8": Range(0.3, 0.8, 1.0), "int2": Range(0.3, 0.8, 1.0)}
+_WIDENING_ROWS = {"int4": 0.5, "w8a8": 4.0, "int8": 40.0, "int2": 40.0}
 _AMX = Range(2.0, 3.0, 4.0)
 """W8A8 on tiles of AMX, by AVX512-VNNI (the only format with an AMX kernel)."""
 
@@ -55,11 +57,15 @@ _ATTENDING_MANY = Range(0.2, 0.35, 0.6)
 _GOING_OVER_PER_CYCLE = Range(0.15, 0.35, 0.8)
 """Numbers, of one core."""
 _NODE_CYCLES = Range(2000.0, 6000.0, 16000.0)
+_PRODUCT_CYCLES = Range(200.0, 600.0, 2500.0)
+"""For each thread of a product: handing out the work, and waiting for the last."""
 _STEP_CYCLES = Range(3e5, 6e5, 2e6)
 _ROW_CYCLES = Range(2e4, 6e4, 2e5)
 _REFERENCE_CLOCK = 3.5
 """Gigahertz that a machine is taken to have of which only measurements are known."""
 _REFERENCE_FLOAT = 16.0
+
+_NO_INTEGERS = "its cores have no dot product of bytes: 4 bits are multiplied as float32, 8 and 2 bits are widened every time"
 
 _MEASURED = Range(0.92, 1.0, 1.12)
 """What a measured product may take in a model, beside its own noise."""
@@ -98,9 +104,10 @@ def described(description: DeviceDescription, threads: int) -> Speeds:
     read = Range(*(min(pair) for pair in zip(_three(by_memory), _three(by_cores), strict=True)))
     rates = _Rates(cores, frozenset(description.instruction_sets), together)
     missing = rates.integers is None
+    handing_out = _seconds(_PRODUCT_CYCLES, cycles).times(threads)
     return Speeds(
         measured=False,
-        product=_by_rates(rates, read),
+        product=_by_rates(rates, read, handing_out),
         read=read,
         attend_one=together.by(_ATTENDING_PER_CYCLE),
         attend_many=rates.floats.by(_ATTENDING_MANY),
@@ -109,7 +116,7 @@ def described(description: DeviceDescription, threads: int) -> Speeds:
         step=_seconds(_STEP_CYCLES, cycles),
         row=_seconds(_ROW_CYCLES, cycles),
         cache_bytes=description.last_level_cache_bytes,
-        note="its cores have no dot product of integers, so kernels may fall back to float32" if missing else "",
+        note=_NO_INTEGERS if missing else "",
     )
 
 
@@ -160,19 +167,25 @@ class _Rates:
         if spec.format in ("fp32", "fp16"):
             return self.floats
         if self.integers is None:
-            return self.floats.by(_FALLBACK)
+            return self.floats.by(_FALLBACK[spec.format])
         rate = self.integers.times(_EFFICIENCY[spec.label.removesuffix("-zp")])
         if self.wide and rows > 1:
             rate = rate.by(Range(1.0, 1.5, 2.0))
         return rate.by(_AMX) if self.amx and spec.format == "w8a8" and rows > 1 else rate
 
+    def extra_rows(self, spec: WeightFormat) -> float:
+        """Rows that a product costs beyond its own."""
+        falls_back = self.integers is None and spec.format in _WIDENING_ROWS
+        return _WIDENING_ROWS[spec.format] if falls_back else _EXTRA_ROWS[spec.format]
 
-def _by_rates(rates: _Rates, read: Range) -> ProductFn:
+
+def _by_rates(rates: _Rates, read: Range, handing_out: Range) -> ProductFn:
     def product(spec: WeightFormat, rows: int, k: int, n: int, cached: bool) -> Range:
-        multiplying = rates.of(spec, rows).under(k * n * (rows + _EXTRA_ROWS[spec.format]))
+        multiplying = rates.of(spec, rows).under(k * n * (rows + rates.extra_rows(spec)))
         # Floats are widened once and for all when the model is loaded.
         stored = WeightFormat(format="fp32") if spec.format == "fp16" else spec
-        return multiplying if cached else _together(multiplying, read.under(matrix_bytes(stored, k, n)))
+        working = multiplying if cached else _together(multiplying, read.under(matrix_bytes(stored, k, n)))
+        return working + handing_out
 
     return product
 
