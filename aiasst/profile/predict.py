@@ -23,7 +23,7 @@ SEQUENCES = (1, 8)
 """Numbers of sequences that are predicted."""
 USUAL_PROMPT = 512
 """Tokens of a prompt, where the context is long enough for one."""
-_ANSWER = 128
+ANSWER = 128
 _PROGRAM_BYTES = Range(130e6, 180e6, 300e6)
 """Python, ONNX Runtime and the tokenizer."""
 _LAYER_NODES = 14
@@ -106,7 +106,7 @@ def predict(
     """What `shape` in this form would take; None where the machine's costs do not know one of its formats."""
     asked = _Asked(shape, form, speeds)
     prefill = asked.prompt(workload.prompt)
-    steps = [(count, asked.step(count, workload.prompt + _ANSWER / 2)) for count in SEQUENCES]
+    steps = [(count, asked.step(count, workload.prompt + ANSWER / 2)) for count in SEQUENCES]
     known = tuple((count, seconds) for count, seconds in steps if seconds is not None)
     if prefill is None or len(known) < len(steps):
         return None
