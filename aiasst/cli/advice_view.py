@@ -70,12 +70,12 @@ def show_model(model: ModelFolder | Peek, machine: Machine, context: int, *, jso
         output.document({"machine": report.of_machine(machine), **document, "commands": commands})
         return
     first = advice.predictions[0].workload if advice.predictions else None
-    title = f"{advice.name}: {advice.shape.parameters / 1e9:.2f} milliard parameters, on {machine.title}"
+    title = f"{advice.name}: {advice.shape.parameters / 1e9:.2f} billion parameters, on {machine.title}"
     rows = [_row(prediction, recommended=prediction is advice.best) for prediction in advice.predictions]
     columns = ["format", "on disk", "memory", "fits", "first token", "1 sequence", "8 sequences"]
     caption = (
         f"memory with a context of {first.context:,} tokens; first token of a prompt of {first.prompt}; tokens a second of all "
-        "sequences together (from - to)"
+        "sequences together (from–to)"
         if first
         else ""
     )
@@ -104,19 +104,19 @@ def show_predicted(predicted: dict[str, Any] | None) -> None:
     rows = [
         (
             f"decode, {count} sequence{'s' if count != '1' else ''}",
-            f"{_figure(value)} tokens/s ({_figure(low[decode][count])} - {_figure(high[decode][count])})",
+            f"{_figure(value)} tokens/s ({_figure(low[decode][count])}–{_figure(high[decode][count])})",
         )
         for count, value in predicted[decode].items()
     ]
     name = "prefill_tokens_per_second"
-    rows.insert(0, ("prefill", f"{_figure(predicted[name])} tokens/s ({_figure(low[name])} - {_figure(high[name])})"))
+    rows.insert(0, ("prefill", f"{_figure(predicted[name])} tokens/s ({_figure(low[name])}–{_figure(high[name])})"))
     rows.append(("memory", f"{output.human_bytes(predicted['resident_bytes'])} with one sequence of the whole context"))
     output.section("\nPredicted", rows)
 
 
 def spread(found: Range) -> str:
-    """A rate with what it may be: 12 (7 - 16)."""
-    return f"{_figure(found.value)} ({_figure(found.low)} - {_figure(found.high)})"
+    """A rate with what it may be: 12 (7–16)."""
+    return f"{_figure(found.value)} ({_figure(found.low)}–{_figure(found.high)})"
 
 
 def seconds(found: Range) -> str:
@@ -165,12 +165,12 @@ def _commands(model: Peek, advice: Advice) -> list[str]:
     if advice.best is None:
         return []
     path = Path(model.name)
-    name = (path.resolve().parent if path.suffix == ".json" else path).name.lower()
-    source = str(path.parent) if path.suffix == ".json" else model.name
+    folder = path.parent if path.suffix == ".json" else path
+    name = folder.name or folder.resolve().name
     small = f"{name}-{advice.best.form.name.replace(' ', '')}"
     return [
-        f"aiasst convert {source} -o {name}",
-        f"aiasst quantize {name} {advice.best.form.options} -o {small}",
+        f"aiasst convert {folder if path.suffix == '.json' else model.name} -o {name}-onnx",
+        f"aiasst quantize {name}-onnx {advice.best.form.options} -o {small}",
         f"aiasst chat {small}",
     ]
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from aiasst.profile.advise import Advice, Machine
 
 EXAMPLES = (
-    "aiasst advise\n\naiasst advise --device raspberry-pi-5-8gb --speed 5\n\naiasst advise --device mac-mini-m4-16gb --memory 8GB\n\n"
-    "aiasst advise --devices"
+    "aiasst advise\n\naiasst advise --device raspberry-pi-5-8gb --speed 5\n\n"
+    "aiasst advise --device mac-mini-m4-16gb --memory 8GB\n\naiasst advise --devices"
 )
 
 
@@ -76,7 +76,7 @@ def _show(advices: list[Advice], machine: Machine, context: int, speed: float) -
     title = f"{machine.title}: {output.human_bytes(machine.ceiling_bytes)} for a model"
     caption = (
         f"memory with a context of {context:,} tokens (or the model's own); first token of a prompt of 512; tokens a second of all "
-        f"sequences together (from - to); needs: memory bandwidth that {speed:g} tokens a second would take at least"
+        f"sequences together (from–to); needs: memory bandwidth that {speed:g} tokens a second would take at least"
     )
     rows = [_row(advice, speed) for advice in advices]
     output.table(title, columns, rows, right=("size", "memory", "needs"), caption=caption)
@@ -88,7 +88,7 @@ def _row(advice: Advice, speed: float) -> list[str]:
     name, size = advice.name.rpartition("/")[2], f"{advice.shape.parameters / 1e9:.2g} B"
     best = advice.best
     if best is None:
-        return [name, size, "-", "-", "-", advice.reason, "-", "-"]
+        return [name, size, "none fits", "-", "-", "-", "-", "-"]
     least = least_bandwidth(advice.shape, best.form, best.workload, speed)
     return [
         name,

@@ -33,7 +33,9 @@ def command(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the device config here (device.json).")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Measure nothing: look, and decide from that.")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Say in sentences why each decision is what it is.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say in sentences why each decision is what it is.")
+    ] = False,
     device: Device = None,
     context: Context = USUAL_CONTEXT,
     revision: Annotated[
@@ -60,10 +62,11 @@ def command(
     _check(model, destination, quick=quick, device=device, explain=explain, revision=revision)
     if destination is not None:
         refuse_existing_config(destination, force=force)
-    wanted = None if model is None else advice_view.wanted(model, revision)
-    if device is not None and wanted is not None:
-        advice_view.show_model(wanted, advice_view.machine_called(device), context, json=json, quiet=quiet)
+    if device is not None and model is not None:
+        machine = advice_view.machine_called(device)
+        advice_view.show_model(advice_view.wanted(model, revision), machine, context, json=json, quiet=quiet)
         return
+    wanted = None if model is None else advice_view.wanted(model, revision)
     if device is not None:
         from aiasst.artifacts.device import load_device_config
 

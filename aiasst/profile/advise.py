@@ -186,7 +186,7 @@ def least_bandwidth(shape: ModelShape, form: Form, workload: Workload, speed: fl
 
 @cache
 def known_models() -> tuple[KnownModel, ...]:
-    """Common models of 0.1 to 70 milliard parameters, the smallest first."""
+    """Common models of 0.1 to 70 billion parameters, the smallest first."""
     listed: list[Mapping[str, Any]] = json.loads(
         (resources.files("aiasst.profile") / "models.json").read_text(encoding="utf-8")
     )

@@ -75,7 +75,7 @@ def shape_of(config: Mapping[str, Any], *, weight_bytes: int | None = None) -> M
     parameters = _counted(config, weight_bytes)
     if parameters is not None and abs(shape.parameters - parameters) > max(_LEAST_AGREE, _AGREE * parameters):
         raise UnsupportedModelError(
-            f"the weight files hold {parameters / 1e9:.2f} milliard parameters, and a decoder of the usual form with the numbers "
+            f"the weight files hold {parameters / 1e9:.2f} billion parameters, and a decoder of the usual form with the numbers "
             f"of config.json (model type '{model_type}') would have {shape.parameters / 1e9:.2f}",
             "convert it and measure: aiasst convert MODEL, then aiasst profile DIR",
         )

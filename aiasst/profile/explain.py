@@ -37,16 +37,24 @@ def _machine(hardware: Hardware) -> str:
     words += f", {human_bytes(hardware.memory_free_bytes)} of it free."
     integers = {"avx512_vnni", "avx_vnni", "dotprod", "i8mm", "amx_int8"} & set(hardware.instruction_sets)
     if integers:
-        return words + f" It multiplies bytes in one instruction ({', '.join(sorted(integers))}), which small weights live on."
-    return words + " It has no instruction that multiplies bytes and adds them up, so small weights save memory more than time."
+        return (
+            words
+            + f" It multiplies bytes in one instruction ({', '.join(sorted(integers))}), which small weights live on."
+        )
+    return (
+        words
+        + " It has no instruction that multiplies bytes and adds them up, so small weights save memory more than time."
+    )
 
 
 def _measured(costs: Costs) -> str:
     if not costs.bandwidth and not costs.matmul:
-        return "Nothing was measured: the decisions follow from what the system tells, and predictions need measurements."
-    noisy = [point.noise for point in (*costs.bandwidth, *costs.matmul) if point.noise > _NOISY]
-    count = len(costs.bandwidth) + len(costs.matmul)
-    words = f"{count} figures, each the best of several repeats taken in turn."
+        return (
+            "Nothing was measured: the decisions follow from what the system tells, and predictions need measurements."
+        )
+    noises = [point.noise for point in costs.bandwidth] + [point.noise for point in costs.matmul]
+    noisy = [noise for noise in noises if noise > _NOISY]
+    words = f"{len(noises)} figures, each the best of several repeats taken in turn."
     if noisy:
         words += (
             f" {len(noisy)} of them are uncertain, for half of their repeats were more than {_NOISY:.0%} slower (the worst "
@@ -82,7 +90,9 @@ def _formats(costs: Costs) -> str:
             f"{worst.microseconds / best.microseconds:.1f} times as long)"
         )
     return (
-        "The fastest format here is " + ", ".join(sentences) + ". One row is one answer being written; 128 rows are a prompt "
+        "The fastest format here is "
+        + ", ".join(sentences)
+        + ". One row is one answer being written; 128 rows are a prompt "
         "being read. `aiasst quantize --device` plans with these figures."
     )
 

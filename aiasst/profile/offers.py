@@ -71,7 +71,8 @@ class Form:
     def memory_bytes(self) -> Range:
         """Of the weights while the model runs. An embedding is read where the file lies, row by row."""
         packed = total(
-            (_WIDENED if part.spec.format == "fp16" else _PACKED).times(part.bytes) for part in (*self.layers, *self.head)
+            (_WIDENED if part.spec.format == "fp16" else _PACKED).times(part.bytes)
+            for part in (*self.layers, *self.head)
         )
         looked_up = sum(part.bytes for part in self.embedding)
         return packed + Range(0.0, looked_up, looked_up) + Range.exact(self.small_bytes)
@@ -149,7 +150,8 @@ def shape_of_folder(manifest: Manifest) -> ModelShape:
     down = [weight.shape[0] for weight in manifest.weights.values() if weight.role == "down"]
     if known is None or manifest.task != "text-generation" or not down:
         raise UnsupportedModelError(
-            f"a model for {manifest.task} is not predicted: advice is about generating text", "measure it: aiasst eval DIR"
+            f"a model for {manifest.task} is not predicted: advice is about generating text",
+            "measure it: aiasst eval DIR",
         )
     roles = {weight.role for weight in manifest.weights.values()}
     return ModelShape(

@@ -1,7 +1,7 @@
 """Predictions as JSON, with names that stay. Computes nothing that it was not given.
 
-    predicted   prefill_tokens_per_second · decode_tokens_per_second {"1": …, "8": …} · resident_bytes · fits
-                low, high: the same four, as small and as large as they may be
+predicted   prefill_tokens_per_second · decode_tokens_per_second {"1": …, "8": …} · resident_bytes · fits
+            low, high: the same four, as small and as large as they may be
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The shape of a decoder: the numbers that its size and its speed follow from. Knows no file, no machine and no format.
 
-    one layer   qkv [hidden, (heads + 2 kv_heads) head_dim] · o [heads head_dim, hidden]
-                gate_up [hidden, 2 intermediate] (up alone where nothing gates) · down [intermediate, hidden]
-    once        embed [vocab, hidden], looked up · lm_head [hidden, vocab], multiplied for the last token of a sequence
+one layer   qkv [hidden, (heads + 2 kv_heads) head_dim] · o [heads head_dim, hidden]
+            gate_up [hidden, 2 intermediate] (up alone where nothing gates) · down [intermediate, hidden]
+once        embed [vocab, hidden], looked up · lm_head [hidden, vocab], multiplied for the last token of a sequence
 """
 
 from __future__ import annotations

@@ -62,7 +62,9 @@ def _on_the_hub(repository: str, revision: str | None) -> Peek:
         gguf = next((name for name in sorted(sizes) if name.endswith(".gguf")), None)
         raise CheckpointError(
             f"the repository {repository} has no config.json",
-            f"download its GGUF file ({gguf}) and convert that" if gguf else "look for the Hugging Face form of this model",
+            f"download its GGUF file ({gguf}) and convert that"
+            if gguf
+            else "look for the Hugging Face form of this model",
         )
     return Peek(repository, checkpoint_folder.read_config(snapshot.path), snapshot.commit, _weight_bytes(sizes))
 
