@@ -43,7 +43,9 @@ def _advice(advice: Advice) -> dict[str, Any]:
         "format": best.form.name,
         "resident_megabytes": round(best.resident.value / 1e6),
         "first_token_seconds": _rounded(best.first_token.value),
-        "decode_1": [_rounded(v) for v in (best.decode_rate(1).low, best.decode_rate(1).value, best.decode_rate(1).high)],
+        "decode_1": [
+            _rounded(v) for v in (best.decode_rate(1).low, best.decode_rate(1).value, best.decode_rate(1).high)
+        ],
         "decode_8": _rounded(best.decode_rate(8).value),
     }
 
@@ -53,4 +55,6 @@ def _rounded(value: float) -> float:
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps({name: golden_of(name) for name in library.names()}, indent=1) + "\n", encoding="utf-8")
+    GOLDEN.write_text(
+        json.dumps({name: golden_of(name) for name in library.names()}, indent=1) + "\n", encoding="utf-8"
+    )

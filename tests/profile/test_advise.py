@@ -11,7 +11,14 @@ from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.artifacts.shipped import default_model
 from aiasst.errors import ArtifactError, UnsupportedModelError, UsageError
 from aiasst.profile import advise, report
-from aiasst.profile.advise import advise_on, advise_on_folder, described_machine, known_models, least_bandwidth, measured_machine
+from aiasst.profile.advise import (
+    advise_on,
+    advise_on_folder,
+    described_machine,
+    known_models,
+    least_bandwidth,
+    measured_machine,
+)
 from aiasst.profile.decide import decide
 from aiasst.profile.explain import explain
 from aiasst.profile.offers import offers, shape_of_folder
@@ -99,7 +106,9 @@ def test_the_least_bandwidth_reads_the_weights_so_many_times() -> None:
     assert 4.2e9 < one < 4.7e9
 
 
-@pytest.mark.parametrize(("context", "speed"), [(0, 10.0), (-1, 10.0), (4096, 0.0), (4096, float("inf")), (4096, float("nan"))])
+@pytest.mark.parametrize(
+    ("context", "speed"), [(0, 10.0), (-1, 10.0), (4096, 0.0), (4096, float("inf")), (4096, float("nan"))]
+)
 def test_nothing_is_no_wish(context: int, speed: float) -> None:
     with pytest.raises(UsageError):
         advise_on(SMALL, SHAPES[SMALL], described_machine("n100-mini-pc-16gb"), context=context, speed=speed)

@@ -88,9 +88,10 @@ def test_more_memory_never_unfits(
     description: DeviceDescription, shape: ModelShape, offer: Offer, one: int, other: int
 ) -> None:
     less, more = sorted((one, other))
-    assert predicted(description, shape, offer, ceiling=less).fits <= predicted(
-        description, shape, offer, ceiling=more
-    ).fits
+    assert (
+        predicted(description, shape, offer, ceiling=less).fits
+        <= predicted(description, shape, offer, ceiling=more).fits
+    )
 
 
 @given(shapes, forms, st.integers(1, 100_000), st.integers(1, 100_000))
@@ -137,9 +138,7 @@ def costs(scale: float = 1.0, label: str = "int4-b128") -> Costs:
         for name, curve in measured_points.items()
         for rows, us in curve.items()
     ]
-    return Costs(
-        bandwidth=(BandwidthPoint(threads=2, gigabytes_per_second=41.6, noise=0.05),), matmul=tuple(points)
-    )
+    return Costs(bandwidth=(BandwidthPoint(threads=2, gigabytes_per_second=41.6, noise=0.05),), matmul=tuple(points))
 
 
 def on_measured(speeds: Speeds, offer: Offer = INT4, shape: ModelShape = LLAMA) -> Prediction | None:
