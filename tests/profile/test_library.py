@@ -1,4 +1,4 @@
-"""The library of devices: every file is sound and sourced, stands for a machine that can be decided for, and is found by its name."""
+"""The library of devices: every file is sound and sourced, stands for a machine to decide for, and is found by its name."""
 
 from __future__ import annotations
 
@@ -112,3 +112,14 @@ def test_a_name_like_nothing_only_says_where_all_are() -> None:
         library.describe("")
     with pytest.raises(ArtifactError):
         library.describe("../devices/epyc-9554")
+
+
+def test_every_key_is_documented() -> None:
+    documentation = (Path(__file__).parents[2] / "docs" / "advise.md").read_text()
+    nested = {
+        "": DeviceDescription, "sources[].": library.PublicSource, "cores[].": library.CoreKind, "memory.": library.Memory,
+        "graphics.": library.GraphicsCard,
+    }  # fmt: skip
+    for prefix, part in nested.items():
+        for key in part.model_fields:
+            assert f"`{prefix}{key}" in documentation, f"{prefix}{key}"

@@ -145,6 +145,39 @@ def on_measured(speeds: Speeds, offer: Offer = INT4, shape: ModelShape = LLAMA) 
     return predict(shape, offer.form(shape), Workload(4096, 128), speeds, None)
 
 
+@pytest.mark.parametrize(
+    ("name", "prefill", "alone", "together"), [("int4", 337, 56.8, 180), ("int4-fast", 389, 65.4, 216)]
+)
+def test_the_predictions_meet_what_bench_measured(name: str, prefill: float, alone: float, together: float) -> None:
+    """README's figures of the 1B shape on two Zen 5 cores, from products of 4096 x 4096 that were measured on such a machine."""
+    table = {
+        "int4-b128": (183, 276, 461, 813, 1536),
+        "int4-b256": (164, 233, 385, 682, 1295),
+        "int8-b128": (332, 432, 598, 957, 1650),
+    }
+    points = tuple(
+        MatmulPoint(
+            format=label,
+            rows=rows,
+            k=4096,
+            n=4096,
+            threads=2,
+            microseconds=us,
+            gigamacs_per_second=rows * 4096 * 4096 / us / 1000,
+            noise=0.03,
+        )
+        for label, curve in table.items()
+        for rows, us in zip((1, 4, 8, 16, 32), curve, strict=True)
+    )
+    found = Costs(bandwidth=(BandwidthPoint(threads=2, gigabytes_per_second=50, noise=0.05),), matmul=points)
+    offer = next(offer for offer in offers() if offer.name == name)
+    prediction = on_measured(measured(machine(cores=2), found), offer)
+    assert prediction is not None
+    assert prediction.prefill_rate.value == pytest.approx(prefill, rel=0.15)
+    assert prediction.decode_rate(1).value == pytest.approx(alone, rel=0.15)
+    assert prediction.decode_rate(8).value == pytest.approx(together, rel=0.15)
+
+
 def test_measured_products_are_what_a_step_is_made_of() -> None:
     speeds = measured(machine(cores=2), costs())
     prediction = on_measured(speeds)
