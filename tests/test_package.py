@@ -63,5 +63,5 @@ def test_the_light_runtime_needs_no_torch() -> None:
         "            raise ImportError(f'{name} is not part of the light runtime')\n"
         "sys.meta_path.insert(0, Refuse())\n"
     )
-    loaded = loaded_by(block + "import aiasst.run, aiasst.chat, aiasst.profile, aiasst.engine.text, aiasst.evaluate")
+    loaded = loaded_by(block + "import aiasst.run, aiasst.chat, aiasst.profile, aiasst.profile.advise, aiasst.engine.text, aiasst.evaluate")
     assert "aiasst.engine.text" in loaded

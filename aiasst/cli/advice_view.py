@@ -72,10 +72,10 @@ def show_model(model: ModelFolder | Peek, machine: Machine, context: int, *, jso
     first = advice.predictions[0].workload if advice.predictions else None
     title = f"{advice.name}: {advice.shape.parameters / 1e9:.2f} billion parameters, on {machine.title}"
     rows = [_row(prediction, recommended=prediction is advice.best) for prediction in advice.predictions]
-    columns = ["format", "on disk", "memory", "fits", "first token", "1 sequence", "8 sequences"]
+    columns = ["format", "on disk", "memory", "fits", "TTFT", "tokens/s", "8 at once"]
     caption = (
-        f"memory with a context of {first.context:,} tokens; first token of a prompt of {first.prompt}; tokens a second of all "
-        "sequences together (from–to)"
+        f"memory with a context of {first.context:,} tokens; time to the first token of a prompt of {first.prompt}; tokens a second "
+        "of one sequence, and of eight together (from–to)"
         if first
         else ""
     )
@@ -112,6 +112,11 @@ def show_predicted(predicted: dict[str, Any] | None) -> None:
     rows.insert(0, ("prefill", f"{_figure(predicted[name])} tokens/s ({_figure(low[name])}–{_figure(high[name])})"))
     rows.append(("memory", f"{output.human_bytes(predicted['resident_bytes'])} with one sequence of the whole context"))
     output.section("\nPredicted", rows)
+
+
+def rate(found: Range) -> str:
+    """A rate without what it may be."""
+    return _figure(found.value)
 
 
 def spread(found: Range) -> str:
@@ -176,4 +181,7 @@ def _commands(model: Peek, advice: Advice) -> list[str]:
 
 
 def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
+    """Two or three digits, as much as such a figure is worth."""
+    if value >= 999.5:
+        return f"{value / 1000:.1f}k"
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"

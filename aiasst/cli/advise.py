@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,9 @@ EXAMPLES = (
     "aiasst advise\n\naiasst advise --device raspberry-pi-5-8gb --speed 5\n\n"
     "aiasst advise --device mac-mini-m4-16gb --memory 8GB\n\naiasst advise --devices"
 )
+
+_SUFFIX = re.compile(r"-(?:it|Instruct|Chat-v1\.0)(?=-|$)", re.IGNORECASE)
+"""What all of these models are: tuned to answer. A narrow table does without the word."""
 
 
 def command(
@@ -72,33 +76,31 @@ def _machine(device: str | None, memory: str | None, *, quiet: bool) -> Machine:
 
 
 def _show(advices: list[Advice], machine: Machine, context: int, speed: float) -> None:
-    columns = ["model", "size", "format", "memory", "first token", "1 sequence", "8 sequences", "needs"]
+    columns = ["model", "format", "GB", "TTFT", "tokens/s", "of 8", "needs"]
     title = f"{machine.title}: {output.human_bytes(machine.ceiling_bytes)} for a model"
     caption = (
-        f"memory with a context of {context:,} tokens (or the model's own); first token of a prompt of 512; tokens a second of all "
-        f"sequences together (from–to); needs: memory bandwidth that {speed:g} tokens a second would take at least"
+        f"GB: memory with a context of {context:,} tokens (or the model's own); TTFT: time to the first token of a prompt of 512; "
+        f"tokens/s: of one sequence (from–to); of 8: of eight together; needs: GB/s of memory that {speed:g} tokens/s take at least"
     )
     rows = [_row(advice, speed) for advice in advices]
-    output.table(title, columns, rows, right=("size", "memory", "needs"), caption=caption)
+    output.table(title, columns, rows, right=("GB", "of 8", "needs"), caption=caption)
 
 
 def _row(advice: Advice, speed: float) -> list[str]:
     from aiasst.profile.advise import least_bandwidth
 
-    name, size = advice.name.rpartition("/")[2], f"{advice.shape.parameters / 1e9:.2g} B"
-    best = advice.best
+    name, best = _SUFFIX.sub("", advice.name.rpartition("/")[2]), advice.best
     if best is None:
-        return [name, size, "none fits", "-", "-", "-", "-", "-"]
+        return [name, "none fits", "-", "-", "-", "-", "-"]
     least = least_bandwidth(advice.shape, best.form, best.workload, speed)
     return [
         name,
-        size,
         best.form.name,
-        output.human_bytes(best.resident.value),
+        f"{best.resident.value / 1e9:.1f}",
         advice_view.seconds(best.first_token),
         advice_view.spread(best.decode_rate(1)),
-        advice_view.spread(best.decode_rate(8)),
-        f"{least / 1e9:.0f} GB/s",
+        advice_view.rate(best.decode_rate(8)),
+        f"{least / 1e9:.0f}",
     ]
 
 
