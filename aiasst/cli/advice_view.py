@@ -74,8 +74,8 @@ def show_model(model: ModelFolder | Peek, machine: Machine, context: int, *, jso
     rows = [_row(prediction, recommended=prediction is advice.best) for prediction in advice.predictions]
     columns = ["format", "on disk", "memory", "fits", "TTFT", "tokens/s", "8 at once"]
     caption = (
-        f"memory with a context of {first.context:,} tokens; time to the first token of a prompt of {first.prompt}; tokens a second "
-        "of one sequence, and of eight together (from–to)"
+        f"memory with a context of {first.context:,} tokens; time to the first token of a prompt of {first.prompt}; tokens a "
+        "second of one sequence, and of eight together (from–to)"
         if first
         else ""
     )
