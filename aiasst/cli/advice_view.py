@@ -72,10 +72,10 @@ def show_model(model: ModelFolder | Peek, machine: Machine, context: int, *, jso
     first = advice.predictions[0].workload if advice.predictions else None
     title = f"{advice.name}: {advice.shape.parameters / 1e9:.2f} billion parameters, on {machine.title}"
     rows = [_row(prediction, recommended=prediction is advice.best) for prediction in advice.predictions]
-    columns = ["format", "on disk", "memory", "fits", "TTFT", "tokens/s", "8 at once"]
+    columns = ["format", "on disk", "memory", "fits", "TTFT", "tokens/s", "full", "8 at once"]
     caption = (
-        f"memory with a context of {first.context:,} tokens; time to the first token of a prompt of {first.prompt}; tokens a "
-        "second of one sequence, and of eight together (from–to)"
+        f"memory with a context of {first.context:,} tokens; TTFT: to the first token of a prompt of {first.prompt}; tokens/s: "
+        "of one sequence that begins (from–to); full: at the end of its context; 8 at once: of eight together, that begin"
         if first
         else ""
     )
@@ -139,6 +139,7 @@ def _row(prediction: Prediction, *, recommended: bool) -> list[str]:
         fits,
         seconds(prediction.first_token),
         spread(prediction.decode_rate(1)),
+        rate(prediction.full_rate(1)),
         spread(prediction.decode_rate(8)),
     ]
 

@@ -92,7 +92,7 @@ def _row(advice: Advice, speed: float) -> list[str]:
     name, best = _SUFFIX.sub("", advice.name.rpartition("/")[2]), advice.best
     if best is None:
         return [name, "none fits", "-", "-", "-", "-", "-"]
-    least = least_bandwidth(advice.shape, best.form, best.workload, speed)
+    least = least_bandwidth(advice.shape, best.form, speed)
     return [
         name,
         best.form.name,

@@ -21,7 +21,7 @@ from aiasst.profile.decide import decide
 from aiasst.profile.graphics import predict_on_card
 from aiasst.profile.library import GraphicsCard
 from aiasst.profile.offers import Form, form_of, offers, shape_of_folder
-from aiasst.profile.predict import ANSWER, Prediction, Workload, predict
+from aiasst.profile.predict import SHORT_PAST, Prediction, Workload, predict
 from aiasst.profile.shapes import ModelShape
 from aiasst.profile.speeds import Speeds, described, measured
 
@@ -178,10 +178,9 @@ def advise_on_folder(
     return advise_on(name, shape, machine, context=context, speed=speed, forms=(form,))
 
 
-def least_bandwidth(shape: ModelShape, form: Form, workload: Workload, speed: float) -> float:
+def least_bandwidth(shape: ModelShape, form: Form, speed: float) -> float:
     """Bytes a second that memory must really give for `speed` tokens a second of one sequence, if nothing else took time."""
-    cache_read = (workload.prompt + ANSWER / 2) * shape.cache_bytes_per_token
-    return speed * (form.read_bytes + cache_read)
+    return speed * (form.read_bytes + SHORT_PAST * shape.cache_bytes_per_token)
 
 
 @cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aiasst.profile.library import GraphicsCard
 from aiasst.profile.offers import Form
-from aiasst.profile.predict import ANSWER, SEQUENCES, Prediction, Workload
+from aiasst.profile.predict import SEQUENCES, SHORT_PAST, Prediction, Workload
 from aiasst.profile.ranges import Range, total
 from aiasst.profile.shapes import CACHE_BYTES, ModelShape
 
@@ -33,17 +33,19 @@ def predict_on_card(shape: ModelShape, form: Form, workload: Workload, card: Gra
     macs = sum(part.matrix.elements * part.share for part in form.layers)
     tokens = workload.prompt
     prompt = multiplying.under(tokens * (macs + shape.attended(tokens / 2))) + reading.under(form.read_bytes) + _LAUNCH
-    past = tokens + ANSWER / 2
-    steps = []
-    for count in SEQUENCES:
-        read = form.read_bytes + count * past * shape.cache_bytes_per_token * _HALF / CACHE_BYTES
-        steps.append((count, total((reading.under(read), _LAUNCH, _ROW.times(count)))))
+
+    def steps(past: float) -> tuple[tuple[int, Range], ...]:
+        token = shape.cache_bytes_per_token * _HALF / CACHE_BYTES
+        reads = [(count, form.read_bytes + count * past * token) for count in SEQUENCES]
+        return tuple((count, total((reading.under(read), _LAUNCH, _ROW.times(count)))) for count, read in reads)
+
     return Prediction(
         form=form,
         resident=total((stored, Range(0.25 * cache, cache, cache), _PROGRAM_BYTES)),
         cache_bytes=cache,
         ceiling_bytes=int(_USABLE * card.gibibytes * 2**30),
         prefill=prompt,
-        steps=tuple(steps),
+        steps=steps(SHORT_PAST),
+        full_steps=steps(workload.context),
         workload=workload,
     )

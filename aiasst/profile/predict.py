@@ -23,7 +23,8 @@ SEQUENCES = (1, 8)
 """Numbers of sequences that are predicted."""
 USUAL_PROMPT = 512
 """Tokens of a prompt, where the context is long enough for one."""
-ANSWER = 128
+SHORT_PAST = 64
+"""Tokens behind each sequence that decodes: as `aiasst bench` measures it, and as a short conversation has it."""
 _PROGRAM_BYTES = Range(130e6, 180e6, 300e6)
 """Python, ONNX Runtime and the tokenizer."""
 _LAYER_NODES = 14
@@ -64,7 +65,9 @@ class Prediction:
     prefill: Range
     """Seconds for the prompt."""
     steps: tuple[tuple[int, Range], ...]
-    """(Sequences, seconds of a decode step)."""
+    """(Sequences, seconds of a decode step with a short past)."""
+    full_steps: tuple[tuple[int, Range], ...]
+    """The same at the end of the context."""
     workload: Workload
 
     @property
@@ -93,8 +96,12 @@ class Prediction:
         return self.prefill
 
     def decode_rate(self, sequences: int) -> Range:
-        """Tokens a second of all `sequences` together."""
+        """Tokens a second of all `sequences` together, with a short past."""
         return dict(self.steps)[sequences].under(sequences)
+
+    def full_rate(self, sequences: int) -> Range:
+        """The same at the end of the context, where attention has most to do."""
+        return dict(self.full_steps)[sequences].under(sequences)
 
     def _fits(self, resident: float) -> bool:
         return self.ceiling_bytes is None or resident <= self.ceiling_bytes
@@ -106,9 +113,8 @@ def predict(
     """What `shape` in this form would take; None where the machine's costs do not know one of its formats."""
     asked = _Asked(shape, form, speeds)
     prefill = asked.prompt(workload.prompt)
-    steps = [(count, asked.step(count, workload.prompt + ANSWER / 2)) for count in SEQUENCES]
-    known = tuple((count, seconds) for count, seconds in steps if seconds is not None)
-    if prefill is None or len(known) < len(steps):
+    short, full = asked.steps(min(SHORT_PAST, workload.context)), asked.steps(workload.context)
+    if prefill is None or short is None or full is None:
         return None
     return Prediction(
         form=form,
@@ -116,7 +122,8 @@ def predict(
         cache_bytes=workload.context * shape.cache_bytes_per_token,
         ceiling_bytes=ceiling_bytes,
         prefill=prefill,
-        steps=known,
+        steps=short,
+        full_steps=full,
         workload=workload,
     )
 
@@ -147,6 +154,12 @@ class _Asked:
         scaled = sum(part.matrix.count * part.share for part in self.layers if part.spec.format == "w8a8")
         self.nodes = _FEW_NODES + _LAYER_NODES * shape.layers + _W8A8_NODES * scaled
 
+    def steps(self, past: float) -> tuple[tuple[int, Range], ...] | None:
+        """(Sequences, seconds) of the numbers of sequences that are predicted."""
+        found = [(count, self.step(count, past)) for count in SEQUENCES]
+        known = tuple((count, seconds) for count, seconds in found if seconds is not None)
+        return known if len(known) == len(found) else None
+
     def step(self, sequences: int, past: float) -> Range | None:
         """Seconds of a decode step in which each sequence has `past` tokens behind it."""
         products = self._products((*self.layers, *self.head), sequences)
@@ -156,7 +169,7 @@ class _Asked:
         reading = self.speeds.read.under(sequences * past * self.shape.cache_bytes_per_token)
         # Whichever is slower: multiplying with the cache, or having it from memory.
         seen = Range(*(max(getattr(attention, name), getattr(reading, name)) for name in ("low", "value", "high")))
-        return total((products, seen, self._rest(sequences), self.speeds.row.times(sequences)))
+        return total((products, seen, self._rest(sequences), self._chosen(sequences)))
 
     def prompt(self, tokens: int) -> Range | None:
         """Seconds to read a prompt of `tokens`, in the engine's pieces."""
@@ -168,7 +181,7 @@ class _Asked:
                 return None
             attended = rows * self.shape.attended(start + rows / 2)
             seconds += [layers, head, self.speeds.attend_many.under(attended), self._rest(rows)]
-        return total((*seconds, self.speeds.row))
+        return total((*seconds, self._chosen(1)))
 
     def _products(self, parts: Iterable[Part], rows: int) -> Range | None:
         found = []
@@ -178,6 +191,10 @@ class _Asked:
                 return None
             found.append(one.times(part.matrix.count * part.share))
         return total(found)
+
+    def _chosen(self, rows: int) -> Range:
+        """A token chosen for each row, out of a score for every token there is."""
+        return self.speeds.row.times(rows) + self.speeds.go_over.under(rows * self.shape.vocab_size)
 
     def _rest(self, rows: int) -> Range:
         """Numbers gone over, nodes launched, and the step itself."""

@@ -57,13 +57,16 @@ def of_advice(advice: Advice, machine: Machine, speed: float) -> dict[str, Any]:
 
 
 def _form(prediction: Prediction, shape: ModelShape, speed: float) -> dict[str, Any]:
-    least = least_bandwidth(shape, prediction.form, prediction.workload, speed)
+    least = least_bandwidth(shape, prediction.form, speed)
     return {
         "format": prediction.form.name,
         "disk_bytes": round(prediction.form.disk_bytes),
         "cache_bytes_per_sequence": prediction.cache_bytes,
         "first_token_seconds": _three(prediction.first_token, 4),
         "least_bandwidth_gigabytes_per_second": round(least / 1e9, 2),
+        "decode_tokens_per_second_at_full_context": {
+            str(count): _three(prediction.full_rate(count), 2) for count, _ in prediction.full_steps
+        },
         "predicted": predicted(prediction),
     }
 

@@ -22,7 +22,6 @@ from aiasst.profile.advise import (
 from aiasst.profile.decide import decide
 from aiasst.profile.explain import explain
 from aiasst.profile.offers import offers, shape_of_folder
-from aiasst.profile.predict import Workload
 from tests.profile.test_decide import machine
 from tests.profile.test_predict import costs
 
@@ -99,10 +98,9 @@ def test_a_graphics_card_is_told_of_and_not_used() -> None:
 def test_the_least_bandwidth_reads_the_weights_so_many_times() -> None:
     shape = SHAPES[MIDDLE]
     form = next(offer for offer in offers() if offer.name == "int4").form(shape)
-    workload = Workload.within(4096, shape)
-    one, ten = (least_bandwidth(shape, form, workload, speed) for speed in (1.0, 10.0))
+    one, ten = (least_bandwidth(shape, form, speed) for speed in (1.0, 10.0))
     assert ten == pytest.approx(10 * one)
-    # Eight billion weights of four to five bits, and a cache of some hundred tokens.
+    # Eight billion weights of four to five bits, and a cache of some tokens.
     assert 4.2e9 < one < 4.7e9
 
 

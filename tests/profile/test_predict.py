@@ -45,7 +45,7 @@ def predicted(
 
 
 def figures(prediction: Prediction) -> list[Range]:
-    steps = [prediction.decode_rate(count) for count, _ in prediction.steps]
+    steps = [rate(count) for count, _ in prediction.steps for rate in (prediction.decode_rate, prediction.full_rate)]
     return [prediction.prefill_rate, prediction.first_token, prediction.resident, *steps]
 
 
@@ -116,6 +116,9 @@ def test_eight_sequences_together_are_faster_than_one_and_each_is_slower(
     alone, together = prediction.decode_rate(1).value, prediction.decode_rate(8).value
     assert together / 8 <= alone
     assert together >= alone * 0.99
+    # A long past is never read for nothing.
+    assert prediction.full_rate(1).value <= alone
+    assert prediction.full_rate(8).value <= together
 
 
 def costs(scale: float = 1.0, label: str = "int4-b128") -> Costs:
