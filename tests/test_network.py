@@ -51,7 +51,9 @@ def test_run_opens_no_connection(tmp_path: Path) -> None:
     assert "text" in (tmp_path / "answers.jsonl").read_text()
 
 
-@pytest.mark.parametrize("arguments", [("profile", "--quick"), ("--help",)])
+@pytest.mark.parametrize(
+    "arguments", [("profile", "--quick"), ("advise", "--device", "n100-mini-pc-16gb"), ("--help",)]
+)
 def test_the_others_neither(arguments: tuple[str, ...]) -> None:
     assert start(*arguments).returncode == 0
 

@@ -54,7 +54,7 @@ def test_a_stage_can_be_called_however_it_was_imported() -> None:
 
 
 def test_the_light_runtime_needs_no_torch() -> None:
-    """run, chat, profile and inspect work in an installation without the extra `convert`."""
+    """run, chat, profile, advise and inspect work in an installation without the extra `convert`."""
     block = (
         "import sys\n"
         "class Refuse:\n"
@@ -63,5 +63,6 @@ def test_the_light_runtime_needs_no_torch() -> None:
         "            raise ImportError(f'{name} is not part of the light runtime')\n"
         "sys.meta_path.insert(0, Refuse())\n"
     )
-    loaded = loaded_by(block + "import aiasst.run, aiasst.chat, aiasst.profile, aiasst.engine.text, aiasst.evaluate")
+    modules = ("run", "chat", "profile.advise", "convert.sources.peek", "cli.advice_view", "engine.text", "evaluate")
+    loaded = loaded_by(block + "".join(f"import aiasst.{module}\n" for module in modules))
     assert "aiasst.engine.text" in loaded

@@ -36,6 +36,9 @@ def test_data_ships(names: set[str], folder: str) -> None:
 
 
 def test_code_ships_with_its_types_and_texts(names: set[str]) -> None:
+    devices = {f"aiasst/profile/devices/{path.name}" for path in (ROOT / "aiasst/profile/devices").glob("*.json")}
+    assert devices
+    assert devices | {"aiasst/profile/models.json"} <= names
     assert {"aiasst/cli/app.py", "aiasst/py.typed", "aiasst/convert/verify_text.txt"} <= names
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
     assert any(name.endswith("entry_points.txt") for name in names)

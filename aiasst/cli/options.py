@@ -24,6 +24,20 @@ Config = Annotated[
     ),
 ]
 
+USUAL_CONTEXT = 4096
+Context = Annotated[
+    int,
+    typer.Option("--context", metavar="N", min=1, help="Tokens of prompt and answer that a sequence has room for."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME|FILE",
+        help="Answer for this machine: one of aiasst advise --devices, or a device config. Without it this one is measured.",
+    ),
+]
+
 _SAMPLING = "Sampling"
 MaxTokens = Annotated[
     int | None,

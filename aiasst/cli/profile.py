@@ -8,24 +8,39 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aiasst.cli import output
-from aiasst.cli.options import Force, Json, Quiet
+from aiasst.cli.options import USUAL_CONTEXT, Context, Device, Force, Json, Quiet
 
 if TYPE_CHECKING:
     from aiasst.artifacts.device import Cache, Costs, Decisions, DeviceConfig, Hardware
 
-EXAMPLES = "aiasst profile\n\naiasst profile story-int4 -o device.json"
+EXAMPLES = (
+    "aiasst profile\n\naiasst profile story-int4 -o device.json\n\naiasst profile Qwen/Qwen3-0.6B --context 8192\n\n"
+    "aiasst profile Qwen/Qwen3-4B --device raspberry-pi-5-8gb"
+)
 
 _Rows = list[tuple[str, str]]
 
 
 def command(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Decide for this model folder; without one, for any model.")
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DIR | MODEL]",
+            help="Decide for this model folder; or say of a checkpoint (folder, config.json, hub id) what it would take.",
+        ),
     ] = None,
     destination: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the device config here (device.json).")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Measure nothing: look, and decide from that.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say in sentences why each decision is what it is.")
+    ] = False,
+    device: Device = None,
+    context: Context = USUAL_CONTEXT,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a hub id.")
+    ] = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -35,22 +50,70 @@ def command(
     The device config has the hardware, the measurements, and each decision
     with its reason. run and chat obey it: --config device.json. Without -o
     it is shown and not written.
+
+    Of a checkpoint it says before the download what each format would take:
+    size, memory, and the speed to expect; only its config.json is fetched.
     """
     from aiasst.artifacts.device import refuse_existing_config, save_device_config
+    from aiasst.artifacts.model_folder import ModelFolder
+    from aiasst.cli import advice_view
     from aiasst.profile import profile
 
+    _check(model, destination, quick=quick, device=device, explain=explain, revision=revision)
     if destination is not None:
         refuse_existing_config(destination, force=force)
-    with output.progress(quiet=quiet) as progress:
-        config = profile(folder, measure=not quick, progress=progress)
+    if device is not None and model is not None:
+        machine = advice_view.machine_called(device)
+        advice_view.show_model(advice_view.wanted(model, revision), machine, context, json=json, quiet=quiet)
+        return
+    wanted = None if model is None else advice_view.wanted(model, revision)
+    if device is not None:
+        from aiasst.artifacts.device import load_device_config
+
+        config = load_device_config(Path(device))
+    else:
+        folder = wanted if isinstance(wanted, ModelFolder) else None
+        with output.progress(quiet=quiet) as progress:
+            config = profile(folder, measure=not quick, progress=progress)
     if destination is not None:
         save_device_config(destination, config)
+    if wanted is not None and not isinstance(wanted, ModelFolder):
+        advice_view.show_model(wanted, advice_view.machine_of(config), context, json=json, quiet=quiet)
+        return
+    predicted = advice_view.predicted_of(wanted, config, context)
     if json:
-        output.document(config.model_dump(mode="json"))
+        output.document(
+            config.model_dump(mode="json")
+            | ({} if predicted is None else {"predicted": predicted})
+            | ({"explained": dict(_explained(config))} if explain else {})
+        )
+    elif explain:
+        output.section("Why", _explained(config))
     else:
         _show(config)
-    if not quiet:
-        _say_what_next(folder, destination)
+        advice_view.show_predicted(predicted)
+    if not quiet and device is None:
+        _say_what_next(model, destination)
+
+
+def _check(
+    model: str | None, destination: Path | None, *, quick: bool, device: str | None, explain: bool, revision: str | None
+) -> None:
+    """Options that go together."""
+    from aiasst.errors import UsageError
+
+    if device is not None and (destination is not None or quick):
+        raise UsageError(
+            "--device is about a machine that is known, so that nothing is measured or written",
+            "leave out --device to measure this one, or -o and --quick",
+        )
+    if device is not None and model is None and not (explain and device.endswith(".json")):
+        raise UsageError(
+            "--device needs a model to say what it would take there",
+            f"aiasst profile MODEL --device {device}, or aiasst advise --device {device} for a list of models",
+        )
+    if model is None and revision is not None:
+        raise UsageError("--revision belongs to a hub id", "aiasst profile MODEL --revision REV")
 
 
 command.__name__ = "profile"
@@ -69,7 +132,13 @@ def _show(config: DeviceConfig) -> None:
     output.section(f"\nDecided {title}", _decisions(config.decisions))
 
 
-def _say_what_next(folder: Path | None, destination: Path | None) -> None:
+def _explained(config: DeviceConfig) -> _Rows:
+    from aiasst.profile.explain import explain
+
+    return explain(config)
+
+
+def _say_what_next(folder: str | None, destination: Path | None) -> None:
     model = output.plain(folder or "DIR")
     if destination is None:
         given = f" {model}" if folder else ""

@@ -6,6 +6,13 @@
     measure.py    memory bandwidth and products, in seconds
     forms.py      a folder of two forms: which is faster for how many rows
     decide.py     hardware + costs (+ model) → decisions, pure
+    explain.py    a device config in sentences
+
+and of a model that is not here yet:
+
+    configurations.py → shapes.py → offers.py    config.json → numbers → the forms it could have
+    library.py, devices/ → speeds.py             machines one does not have, and what any machine does in a second
+    predict.py, graphics.py → advise.py → report.py
 
 >>> from aiasst import profile
 >>> profile(measure=False).decisions.threads.value

@@ -69,7 +69,7 @@ def resolve(
         NetworkError: the hub does not answer.
         ResourceError: the disk is full.
     """
-    _no_telemetry()
+    no_telemetry()
     kind = classify(model)
     if revision is not None and kind != "hub":
         raise UsageError(f"a revision belongs to a hub id, and {model} is a local {kind}", "leave out --revision")
@@ -85,7 +85,8 @@ def resolve(
             )
 
 
-def _no_telemetry() -> None:
+def no_telemetry() -> None:
+    """Called before the hub is asked for anything."""
     # Before huggingface_hub is imported for the first time (transformers imports it too), or it would not be read.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

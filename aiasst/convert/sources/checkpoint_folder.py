@@ -16,6 +16,7 @@ from aiasst.convert.sources.safetensors_file import read_header
 from aiasst.errors import CheckpointError, MissingExtraError
 from aiasst.progress import Progress, ProgressFn, silent
 
+CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
@@ -55,9 +56,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, it is no JSON object, or it has no model_type.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{folder} has no config.json, so it is no checkpoint", _hint_for(folder))
+    return read_config_file(path)
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The parsed config.json at `path`, wherever it lies.
+
+    Raises:
+        CheckpointError: it is no JSON object, or it has no model_type.
+    """
     config = _read_object(path)
     if not isinstance(config.get("model_type"), str) or not config["model_type"]:
         raise CheckpointError(

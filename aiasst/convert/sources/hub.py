@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Self
 from aiasst.artifacts.model_folder import disk_errors
 from aiasst.convert.sources.checkpoint_folder import (
     COMPANIONS,
+    CONFIG,
     PICKLE,
     PICKLE_INDEX,
     PICKLE_SUFFIXES,
@@ -71,6 +72,16 @@ def download(
     return _fetch(repository, snapshot.commit, [weights], progress)
 
 
+def peek(repository: str, *, revision: str | None = None) -> tuple[Snapshot, Mapping[str, int]]:
+    """Bring config.json of `repository` into the cache and nothing else, with the names and sizes in bytes of all its files.
+
+    Raises:
+        CheckpointError, NetworkError, ResourceError: as `download` does.
+    """
+    snapshot = _fetch(repository, revision, [CONFIG], silent)
+    return snapshot, _sizes(repository, snapshot)
+
+
 def _choose_weights(repository: str, snapshot: Snapshot, allow_pickle: bool) -> str:
     """The weight file to fetch, or the index of several, by what the repository has.
 
@@ -99,14 +110,19 @@ def _choose_weights(repository: str, snapshot: Snapshot, allow_pickle: bool) -> 
 
 
 def _listing(repository: str, snapshot: Snapshot) -> set[str]:
-    """Names of all files of the repository; of the cached ones where a cache was made without a listing."""
+    return set(_sizes(repository, snapshot))
+
+
+def _sizes(repository: str, snapshot: Snapshot) -> Mapping[str, int]:
+    """Name → bytes of all files of the repository; of the cached ones where a cache was made without a listing."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
     try:
-        return {file.path for file in get_cached_repo_tree(repository, revision=snapshot.commit)}
+        return {file.path: int(file.size) for file in get_cached_repo_tree(repository, revision=snapshot.commit)}
     except CachedRepoTreeNotFoundError:
-        return {p.relative_to(snapshot.path).as_posix() for p in snapshot.path.rglob("*") if p.is_file()}
+        files = (path for path in snapshot.path.rglob("*") if path.is_file())
+        return {path.relative_to(snapshot.path).as_posix(): path.stat().st_size for path in files}
 
 
 def _fetch(repository: str, revision: str | None, names: Sequence[str], progress: ProgressFn) -> Snapshot:

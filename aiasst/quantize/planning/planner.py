@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from aiasst.artifacts.cost_table import CostTable
 from aiasst.artifacts.device import DeviceConfig
 from aiasst.artifacts.model_folder import MANIFEST_NAME, sha256_of
 from aiasst.artifacts.recipe import Recipe, WeightFormat
@@ -363,7 +364,7 @@ def _times(
         raise UsageError(
             "a time per token needs the costs of a machine", "measure it: aiasst profile -o device.json; then --device"
         )
-    costs = workload.CostTable.of(device)
+    costs = CostTable.of(device.costs)
     times = workload.milliseconds(units, columns, costs, budget.workload)
     return times, workload.attention_milliseconds(source.shape, costs, budget.workload)
 

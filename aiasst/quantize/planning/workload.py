@@ -4,76 +4,25 @@ A user waits for a token as long as a decode step of all sequences takes, and fo
 
     step(sequences) + sequences * prefill(prompt) / answer
 
-`profile` has measured products of one size; a product of another takes time in proportion to k * n, and between two measured
-numbers of rows time is interpolated on logarithms. Attention reads the cache at the measured bandwidth, whatever the formats;
-norms, the launch of nodes and sampling are left out, so that the figure is a lower bound that ranks plans rightly.
+The time of a product is the cost table's (artifacts.cost_table). Attention reads the cache at the measured bandwidth, whatever the
+formats; norms, the launch of nodes and sampling are left out, so that the figure is a lower bound that ranks plans rightly.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from aiasst.artifacts.device import Costs, DeviceConfig, MatmulPoint
+from aiasst.artifacts.cost_table import CostTable
 from aiasst.artifacts.model_folder import Shape
 from aiasst.artifacts.recipe import WeightFormat
-from aiasst.errors import ArtifactError
 from aiasst.quantize.matrix import Matrix
 from aiasst.quantize.planning.budget import Workload
 from aiasst.quantize.planning.units import Unit
 
 Doubles = npt.NDArray[np.float64]
-
-# Stored in half precision, computed as float32.
-_COMPUTED_AS: Mapping[str, str] = {"fp16": "fp32"}
-_HINT = "measure this machine first: aiasst profile -o device.json"
-
-
-@dataclass(frozen=True)
-class CostTable:
-    """The measured products, ready to be asked."""
-
-    curves: Mapping[str, tuple[Doubles, Doubles]]
-    """Format → (rows, microseconds for each of k * n), both ascending in rows."""
-    bytes_per_ms: float
-    """Of memory that is read; 0: not measured."""
-
-    @classmethod
-    def of(cls, device: DeviceConfig) -> CostTable:
-        """The costs of a device config. Raises ArtifactError: nothing was measured."""
-        if not device.costs.matmul:
-            raise ArtifactError("the device config holds no measured costs, which a time per token needs", _HINT)
-        formats = {point.format for point in device.costs.matmul}
-        curves = {name: _curve([p for p in device.costs.matmul if p.format == name]) for name in sorted(formats)}
-        return cls(curves, _bandwidth(device.costs))
-
-    def microseconds(self, spec: WeightFormat, rows: int, k: int, n: int) -> float:
-        """Of one product [rows, k] x [k, n] with a weight in format `spec`; infinite where nothing like it was measured."""
-        name = _COMPUTED_AS.get(spec.format, spec.format)
-        if spec.block_size is None:
-            return self._time(name, rows) * k * n
-        # Scales are read and applied once a block: time is a constant and a share in proportion to 1 / block.
-        measured = {int(key.rpartition("-b")[2]): key for key in self.curves if key.startswith(f"{name}-b")}
-        known = sorted((1 / block, self._time(key, rows)) for block, key in measured.items())
-        if not known:
-            return math.inf
-        (x0, t0), (x1, t1) = known[0], known[-1]
-        slope = max(0.0, (t1 - t0) / (x1 - x0)) if x1 > x0 else 0.0
-        if spec.block_size in measured:
-            return self._time(measured[spec.block_size], rows) * k * n
-        return max(t0 + slope * (1 / spec.block_size - x0), 0.5 * t0) * k * n
-
-    def _time(self, key: str, rows: int) -> float:
-        if key not in self.curves:
-            return math.inf
-        at, times = self.curves[key]
-        if rows >= at[-1]:
-            return float(times[-1] * rows / at[-1])
-        return float(np.exp(np.interp(np.log(rows), np.log(at), np.log(times))))
 
 
 def milliseconds(units: Sequence[Unit], columns: Sequence[str], costs: CostTable, workload: Workload) -> Doubles:
@@ -102,13 +51,3 @@ def _of_matrix(matrix: Matrix, spec: WeightFormat, costs: CostTable, workload: W
     step = costs.microseconds(spec, workload.sequences, matrix.k, matrix.n)
     prefill = costs.microseconds(spec, prompt_rows, matrix.k, matrix.n) if workload.prompt else 0.0
     return (step + workload.sequences * prefill / workload.answer) / 1000
-
-
-def _curve(points: Sequence[MatmulPoint]) -> tuple[Doubles, Doubles]:
-    ordered = sorted(points, key=lambda point: point.rows)
-    rows = np.array([point.rows for point in ordered], dtype=np.float64)
-    return rows, np.array([point.microseconds / (point.k * point.n) for point in ordered])
-
-
-def _bandwidth(costs: Costs) -> float:
-    return max((point.gigabytes_per_second for point in costs.bandwidth), default=0.0) * 1e6

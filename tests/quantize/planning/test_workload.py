@@ -4,14 +4,15 @@ import math
 
 import pytest
 
-from aiasst.artifacts.device import BandwidthPoint, Costs, DeviceConfig, MatmulPoint
+from aiasst.artifacts.cost_table import CostTable
+from aiasst.artifacts.device import BandwidthPoint, Costs, MatmulPoint
 from aiasst.artifacts.model_folder import Shape
 from aiasst.artifacts.recipe import WeightFormat
 from aiasst.errors import ArtifactError
 from aiasst.quantize.matrix import Matrix
 from aiasst.quantize.planning.budget import Workload
 from aiasst.quantize.planning.units import columns_of, find_units
-from aiasst.quantize.planning.workload import CostTable, attention_milliseconds, milliseconds
+from aiasst.quantize.planning.workload import attention_milliseconds, milliseconds
 
 
 def _point(label: str, rows: int, microseconds: float) -> MatmulPoint:
@@ -36,11 +37,7 @@ COSTS = Costs(
 )  # fmt: skip
 
 
-def _device(costs: Costs) -> DeviceConfig:
-    return DeviceConfig.model_construct(costs=costs)
-
-
-TABLE = CostTable.of(_device(COSTS))
+TABLE = CostTable.of(COSTS)
 
 
 def _spec(name: str, block: int | None = None) -> WeightFormat:
@@ -105,5 +102,5 @@ def test_attention_reads_the_cache() -> None:
 
 def test_a_device_config_without_costs_is_refused() -> None:
     with pytest.raises(ArtifactError, match="no measured costs") as refusal:
-        CostTable.of(_device(Costs()))
+        CostTable.of(Costs())
     assert "aiasst profile" in refusal.value.hint

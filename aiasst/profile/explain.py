@@ -1,0 +1,109 @@
+"""A device config in sentences: what each decision is, why, and which measured figures stand behind it. Decides nothing."""
+
+from __future__ import annotations
+
+from aiasst.artifacts.device import Costs, DeviceConfig, Hardware, MatmulPoint
+from aiasst.sizes import human_bytes
+
+_NOISY = 0.25
+"""Of a measurement: half of the repeats were slower than the best by this share."""
+
+
+def explain(config: DeviceConfig) -> list[tuple[str, str]]:
+    """(What is explained, sentences about it), in the order of the file."""
+    decisions, hardware = config.decisions, config.hardware
+    pinned = decisions.affinity.value
+    return [
+        ("machine", _machine(hardware)),
+        ("measured", _measured(config.costs)),
+        ("provider", f"Models run on the provider {decisions.provider.value}: {decisions.provider.reason}."),
+        ("threads", f"Products are shared by {_count(decisions.threads.value, 'thread')}: {decisions.threads.reason}."
+                    + _threads_seen(config.costs)),
+        ("affinity", ("Threads are not pinned: " if pinned is None else f"Threads are pinned to cores {_list(pinned)}: ")
+                     + f"{decisions.affinity.reason}."),
+        ("slots", f"{_count(decisions.slots.value, 'sequence')} at once: {decisions.slots.reason}."
+                  + _rows_seen(config.costs)),
+        ("memory ceiling", f"Weights and cache together take at most {human_bytes(decisions.memory_ceiling_bytes.value)}: "
+                           f"{decisions.memory_ceiling_bytes.reason}."),
+        ("formats", _formats(config.costs)),
+    ]  # fmt: skip
+
+
+def _machine(hardware: Hardware) -> str:
+    words = f"{hardware.cpu_model}, {_count(hardware.physical_cores, 'physical core')}"
+    if hardware.logical_cores > hardware.physical_cores:
+        words += f" with {hardware.logical_cores} hardware threads"
+    words += f", of which this program may use {hardware.usable_cores:g}; {human_bytes(hardware.memory_total_bytes)} of memory"
+    words += f", {human_bytes(hardware.memory_free_bytes)} of it free."
+    integers = {"avx512_vnni", "avx_vnni", "dotprod", "i8mm", "amx_int8"} & set(hardware.instruction_sets)
+    if integers:
+        return (
+            words
+            + f" It multiplies bytes in one instruction ({', '.join(sorted(integers))}), which small weights live on."
+        )
+    return (
+        words
+        + " It has no instruction that multiplies bytes and adds them up, so small weights save memory more than time."
+    )
+
+
+def _measured(costs: Costs) -> str:
+    if not costs.bandwidth and not costs.matmul:
+        return (
+            "Nothing was measured: the decisions follow from what the system tells, and predictions need measurements."
+        )
+    noises = [point.noise for point in costs.bandwidth] + [point.noise for point in costs.matmul]
+    noisy = [noise for noise in noises if noise > _NOISY]
+    words = f"{len(noises)} figures, each the best of several repeats taken in turn."
+    if noisy:
+        words += (
+            f" {len(noisy)} of them are uncertain, for half of their repeats were more than {_NOISY:.0%} slower (the worst "
+            f"by {max(noisy):.0%}): something else ran here. Measure again on a quiet machine before relying on them."
+        )
+    return words
+
+
+def _threads_seen(costs: Costs) -> str:
+    if len(costs.bandwidth) < 2:
+        return ""
+    seen = ", ".join(f"{p.gigabytes_per_second:.1f} GB/s with {p.threads}" for p in costs.bandwidth)
+    return f" Decoding reads every weight for every step, and memory was read at {seen}."
+
+
+def _rows_seen(costs: Costs) -> str:
+    points = _of_format(costs, "int4-b128")
+    if len(points) < 2:
+        return ""
+    seen = ", ".join(f"{p.microseconds:.0f} µs with {_count(p.rows, 'row')}" for p in points)
+    return f" A product of {points[0].k} by {points[0].n} in int4-b128 took {seen}: weights are read once for all rows."
+
+
+def _formats(costs: Costs) -> str:
+    if not costs.matmul:
+        return "Which format is fastest was not measured."
+    sentences = []
+    for rows in sorted({point.rows for point in costs.matmul}):
+        at = [point for point in costs.matmul if point.rows == rows]
+        best, worst = min(at, key=lambda p: p.microseconds), max(at, key=lambda p: p.microseconds)
+        sentences.append(
+            f"with {_count(rows, 'row')} {best.format} ({best.microseconds:.0f} µs; {worst.format} "
+            f"{worst.microseconds / best.microseconds:.1f} times as long)"
+        )
+    return (
+        "The fastest format here is "
+        + ", ".join(sentences)
+        + ". One row is one answer being written; 128 rows are a prompt "
+        "being read. `aiasst quantize --device` plans with these figures."
+    )
+
+
+def _of_format(costs: Costs, label: str) -> list[MatmulPoint]:
+    return sorted((point for point in costs.matmul if point.format == label), key=lambda point: point.rows)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _list(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,207 @@
+"""What a model would take on a machine before it is there: seconds of a step and of a prompt, bytes in memory. Pure.
+
+    a decode step   every product with as many rows as there are sequences · attention over what each has in the cache · norms,
+                    activations and residuals, number by number · launching the nodes · the engine's own part
+    a prompt        the same in pieces, the head for the last token only, attention over the square
+    memory          packed weights · cache of the whole context · logits and activations · the program
+
+Knows no configuration file and prints nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aiasst.engine.engine import CHUNK
+from aiasst.profile.offers import Form, Part
+from aiasst.profile.ranges import Range, total
+from aiasst.profile.shapes import ModelShape
+from aiasst.profile.speeds import Speeds
+
+SEQUENCES = (1, 8)
+"""Numbers of sequences that are predicted."""
+USUAL_PROMPT = 512
+"""Tokens of a prompt, where the context is long enough for one."""
+SHORT_PAST = 64
+"""Tokens behind each sequence that decodes: as `aiasst bench` measures it, and as a short conversation has it."""
+_PROGRAM_BYTES = Range(130e6, 180e6, 300e6)
+"""Python, ONNX Runtime and the tokenizer."""
+_LAYER_NODES = 14
+_W8A8_NODES = 9
+"""More, for each product: the rows are scaled by stock operators."""
+_FEW_NODES = 12
+"""Before and after the layers."""
+_CACHED_SHARE = 0.7
+"""A model that takes no more than this of the last-level cache stays in it."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is predicted for."""
+
+    context: int
+    """Tokens that prompt and answer have room for in each sequence."""
+    prompt: int
+
+    @classmethod
+    def within(cls, context: int, shape: ModelShape) -> Workload:
+        """A usual prompt in a context of at most `context` tokens."""
+        room = min(context, shape.context_length)
+        return cls(room, max(1, min(USUAL_PROMPT, room // 2)))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One form of a model on one machine."""
+
+    form: Form
+    resident: Range
+    """Bytes, with one sequence of the whole context."""
+    cache_bytes: int
+    """Of that one sequence."""
+    ceiling_bytes: int | None
+    """That it has to stay under; None: no limit is known."""
+    prefill: Range
+    """Seconds for the prompt."""
+    steps: tuple[tuple[int, Range], ...]
+    """(Sequences, seconds of a decode step with a short past)."""
+    full_steps: tuple[tuple[int, Range], ...]
+    """The same at the end of the context."""
+    workload: Workload
+
+    @property
+    def fits(self) -> bool:
+        """Whether it stays under the ceiling, as far as can be told."""
+        return self._fits(self.resident.value)
+
+    @property
+    def surely_fits(self) -> bool:
+        """Whether it does even where memory turns out dearest."""
+        return self._fits(self.resident.high)
+
+    @property
+    def may_fit(self) -> bool:
+        """Whether it does where memory turns out cheapest."""
+        return self._fits(self.resident.low)
+
+    @property
+    def prefill_rate(self) -> Range:
+        """Tokens of a prompt a second."""
+        return self.prefill.under(self.workload.prompt)
+
+    @property
+    def first_token(self) -> Range:
+        """Seconds to the first token (TTFT) of the prompt."""
+        return self.prefill
+
+    def decode_rate(self, sequences: int) -> Range:
+        """Tokens a second of all `sequences` together, with a short past."""
+        return dict(self.steps)[sequences].under(sequences)
+
+    def full_rate(self, sequences: int) -> Range:
+        """The same at the end of the context, where attention has most to do."""
+        return dict(self.full_steps)[sequences].under(sequences)
+
+    def _fits(self, resident: float) -> bool:
+        return self.ceiling_bytes is None or resident <= self.ceiling_bytes
+
+
+def predict(
+    shape: ModelShape, form: Form, workload: Workload, speeds: Speeds, ceiling_bytes: int | None
+) -> Prediction | None:
+    """What `shape` in this form would take; None where the machine's costs do not know one of its formats."""
+    asked = _Asked(shape, form, speeds)
+    prefill = asked.prompt(workload.prompt)
+    short, full = asked.steps(min(SHORT_PAST, workload.context)), asked.steps(workload.context)
+    if prefill is None or short is None or full is None:
+        return None
+    return Prediction(
+        form=form,
+        resident=resident_bytes(shape, form, workload),
+        cache_bytes=workload.context * shape.cache_bytes_per_token,
+        ceiling_bytes=ceiling_bytes,
+        prefill=prefill,
+        steps=short,
+        full_steps=full,
+        workload=workload,
+    )
+
+
+def resident_bytes(shape: ModelShape, form: Form, workload: Workload) -> Range:
+    """Memory of the whole process with one sequence of the whole context."""
+    cache = workload.context * shape.cache_bytes_per_token
+    rows = min(CHUNK, workload.context)
+    # Several activations of one layer are alive at once, and the logits of a row.
+    working = 4 * (rows * (2 * shape.intermediate_size + 4 * shape.hidden_size) + shape.vocab_size)
+    return total(
+        (
+            form.memory_bytes,
+            Range(0.25 * cache, cache, cache),
+            Range(working, 1.5 * working, 3 * working),
+            _PROGRAM_BYTES,
+        )
+    )
+
+
+class _Asked:
+    """One model in one form, asked of one machine."""
+
+    def __init__(self, shape: ModelShape, form: Form, speeds: Speeds) -> None:
+        self.shape, self.speeds = shape, speeds
+        self.layers, self.head = form.layers, form.head
+        self.cached = form.read_bytes <= _CACHED_SHARE * speeds.cache_bytes
+        scaled = sum(part.matrix.count * part.share for part in self.layers if part.spec.format == "w8a8")
+        self.nodes = _FEW_NODES + _LAYER_NODES * shape.layers + _W8A8_NODES * scaled
+
+    def steps(self, past: float) -> tuple[tuple[int, Range], ...] | None:
+        """(Sequences, seconds) of the numbers of sequences that are predicted."""
+        found = [(count, self.step(count, past)) for count in SEQUENCES]
+        known = tuple((count, seconds) for count, seconds in found if seconds is not None)
+        return known if len(known) == len(found) else None
+
+    def step(self, sequences: int, past: float) -> Range | None:
+        """Seconds of a decode step in which each sequence has `past` tokens behind it."""
+        products = self._products((*self.layers, *self.head), sequences)
+        if products is None:
+            return None
+        attention = self.speeds.attend_one.under(sequences * self.shape.attended(past))
+        reading = self.speeds.read.under(sequences * past * self.shape.cache_bytes_per_token)
+        # Whichever is slower: multiplying with the cache, or having it from memory.
+        seen = Range(*(max(getattr(attention, name), getattr(reading, name)) for name in ("low", "value", "high")))
+        return total((products, seen, self._rest(sequences), self._chosen(sequences)))
+
+    def prompt(self, tokens: int) -> Range | None:
+        """Seconds to read a prompt of `tokens`, in the engine's pieces."""
+        seconds = []
+        for start in range(0, tokens, CHUNK):
+            rows = min(CHUNK, tokens - start)
+            layers, head = self._products(self.layers, rows), self._products(self.head, 1)
+            if layers is None or head is None:
+                return None
+            attended = rows * self.shape.attended(start + rows / 2)
+            seconds += [layers, head, self.speeds.attend_many.under(attended), self._rest(rows)]
+        return total((*seconds, self._chosen(1)))
+
+    def _products(self, parts: Iterable[Part], rows: int) -> Range | None:
+        found = []
+        for part in parts:
+            one = self.speeds.product(part.spec, rows, part.matrix.k, part.matrix.n, self.cached)
+            if one is None:
+                return None
+            found.append(one.times(part.matrix.count * part.share))
+        return total(found)
+
+    def _chosen(self, rows: int) -> Range:
+        """A token chosen for each row, out of a score for every token there is."""
+        return self.speeds.row.times(rows) + self.speeds.go_over.under(rows * self.shape.vocab_size)
+
+    def _rest(self, rows: int) -> Range:
+        """Numbers gone over, nodes launched, and the step itself."""
+        return total(
+            (
+                self.speeds.go_over.under(rows * self.shape.elementwise),
+                self.speeds.node.times(self.nodes),
+                self.speeds.step,
+            )
+        )
