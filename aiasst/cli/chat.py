@@ -108,6 +108,8 @@ def command(
         system=system,
     )
     _hold(conversation, model, json=json, quiet=quiet)
+    if (paused := engine.engine.stats.paced_seconds) and not quiet:
+        output.note(f"[dim]Paced: {output.paced(paused)}.[/]")
 
 
 command.__name__ = "chat"

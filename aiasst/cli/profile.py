@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 EXAMPLES = "aiasst profile\n\naiasst profile story-int4 -o device.json"
 
 _Rows = list[tuple[str, str]]
+_NAMES = 4
+"""Sensors of a source and kind that are named."""
 
 
 def command(
@@ -58,6 +60,8 @@ command.__name__ = "profile"
 
 def _show(config: DeviceConfig) -> None:
     output.section("Machine", _machine(config.hardware))
+    if config.hardware.sensors:
+        output.section("\nReadings of energy, heat and clocks", _readings(config.hardware))
     if config.costs.bandwidth:
         output.section("\nMeasured", _bandwidth(config.costs))
     if config.costs.matmul:
@@ -94,6 +98,20 @@ def _machine(hardware: Hardware) -> _Rows:
         nodes = " · ".join(f"{len(n.cpus)} threads, {output.human_bytes(n.memory_bytes)}" for n in hardware.numa)
         rows.insert(4, ("NUMA nodes", nodes))
     return rows
+
+
+def _readings(hardware: Hardware) -> _Rows:
+    """A row a source: what it tells, or why it does not."""
+    rows: dict[str, list[str]] = {}
+    there = [sensor for sensor in hardware.sensors if sensor.available]
+    for source, kind in dict.fromkeys((sensor.source, sensor.kind) for sensor in there):
+        names = [sensor.name for sensor in there if (sensor.source, sensor.kind) == (source, kind)]
+        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+        rows.setdefault(source, []).append(f"{kind} of {', '.join(names[:_NAMES])}{more}")
+    for sensor in hardware.sensors:
+        if not sensor.available:
+            rows.setdefault(sensor.source, []).append(f"missing: {sensor.reason}")
+    return [(source.replace("_", " "), "; ".join(told)) for source, told in rows.items()]
 
 
 def _cores(hardware: Hardware) -> str:
@@ -155,7 +173,11 @@ def _cell(microseconds: float | None, best: float) -> str:
 
 
 def _decisions(decisions: Decisions) -> list[tuple[str, str, str]]:
-    pinned = decisions.affinity.value
+    pinned, heat, power = decisions.affinity.value, decisions.temperature_limit_celsius, decisions.power_limit_watts
+    limits = [
+        (name, "none" if limit.value is None else f"{limit.value:g} {unit}", limit.reason)
+        for name, limit, unit in (("temperature limit", heat, "°C"), ("power limit", power, "W"))
+    ]
     return [
         ("provider", decisions.provider.value, decisions.provider.reason),
         ("threads", str(decisions.threads.value), decisions.threads.reason),
@@ -166,4 +188,5 @@ def _decisions(decisions: Decisions) -> list[tuple[str, str, str]]:
             output.human_bytes(decisions.memory_ceiling_bytes.value),
             decisions.memory_ceiling_bytes.reason,
         ),
+        *limits,
     ]

@@ -130,4 +130,6 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
     if summary.earlier < summary.rows:
         yield "tokens", f"{summary.completion_tokens} written, {summary.prompt_tokens} read"
         yield "speed", f"{summary.tokens_per_second:.1f} tok/s over {summary.seconds:.1f} s"
+    if summary.paced_seconds:
+        yield "paced", output.paced(summary.paced_seconds)
     yield "seed", str(summary.seed)

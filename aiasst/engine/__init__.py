@@ -7,5 +7,7 @@ costs.py      what steps cost here, learned from the steps
 prefix.py     which row a prompt may begin with
 cache.py      the arrays of the KV cache: rows, buckets of capacity, the memory ceiling
 sampling.py   logits → the next token
+pacing.py     readings and time in, pauses out: limits of temperature and power
+limits.py     the device config's limits → a pacer on this machine's sensors
 constrain.py  a schema, a regular expression or a grammar → the tokens that may come next
 """

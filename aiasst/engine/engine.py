@@ -20,6 +20,7 @@ import numpy.typing as npt
 import psutil
 
 from aiasst.engine.cache import CacheShape, KVCache, budget_under
+from aiasst.engine.pacing import Pacer
 from aiasst.engine.prefix import Resident, place
 from aiasst.engine.requests import Event, Finished, Request, Sampling, TokenChances
 from aiasst.engine.sampling import chances, sample
@@ -31,6 +32,10 @@ __all__ = ["Decoder", "Engine", "EngineStats", "Event", "Request", "Sampling"]
 Ids = npt.NDArray[np.int64]
 CHUNK = 256
 """Tokens of a prompt that are read in one run, at most."""
+
+
+def _unwatched(_: str) -> None:
+    """Nobody asks where a step goes."""
 
 
 class Decoder(Protocol):
@@ -75,6 +80,8 @@ class EngineStats:
     """Memory that the whole process takes now."""
     ceiling_bytes: int | None
     """What it may take; None: no limit was set."""
+    paced_seconds: float
+    """Pauses that kept a limit of temperature or power."""
 
 
 class _Sequence:
@@ -112,11 +119,15 @@ class Engine:
         chunk: int = CHUNK,
         inter_token_latency: float = INTER_TOKEN_LATENCY,
         clock: Callable[[], float] = time.perf_counter,
+        pacer: Pacer | None = None,
+        on_phase: Callable[[str], None] = _unwatched,
     ) -> None:
         """`slots` sequences at once, fewer where they do not fit under the ceiling (weights and cache together).
 
         Prompts are read in pieces of `chunk` tokens, or of fewer where the answers under way would otherwise wait longer
         than `inter_token_latency` seconds for their next token. Costs and deadlines are measured on `clock`, in seconds.
+        `pacer` pauses between steps where there is a limit to keep. `on_phase` is told when a phase of a step begins:
+        admit, feed (what the session's run gets and gives, the run inside), sample, and "" at the end of the step.
 
         Raises:
             ResourceError: not even one sequence fits.
@@ -139,6 +150,8 @@ class Engine:
         self._events: list[Event] = []
         self._ceiling_bytes = memory_ceiling_bytes
         self._clock = clock
+        self._pacer = pacer
+        self._on_phase = on_phase
         self._steps = 0
         self._process = psutil.Process()
         self._prefill_tokens = self._cached_tokens = self._decoded_tokens = 0
@@ -181,6 +194,7 @@ class Engine:
             waiting=len(self._scheduler.waiting),
             resident_bytes=self._process.memory_info().rss,
             ceiling_bytes=self._ceiling_bytes,
+            paced_seconds=0.0 if self._pacer is None else self._pacer.paced_seconds,
         )
 
     def submit(self, request: Request) -> None:
@@ -208,11 +222,15 @@ class Engine:
         Raises:
             ArtifactError, ResourceError: the session failed; the requests under way stay as they were.
         """
+        if self._pacer is not None:
+            self._pacer.wait()
+        self._on_phase("admit")
         for request_id in self._scheduler.expired():
             self._end(self._sequences[request_id], "deadline", None)
         self._admit()
         work = self._scheduler.next()
         self._steps += 1
+        self._on_phase("feed")
         began = self._clock()
         if isinstance(work, Prefill):
             self._prefill(work)
@@ -220,6 +238,9 @@ class Engine:
         elif isinstance(work, Decode):
             self._decode(work)
             self._scheduler.costs.decoded(len(work.request_ids), self._clock() - began)
+        if self._pacer is not None:
+            self._pacer.worked(self._clock() - began)
+        self._on_phase("")
         events, self._events = self._events, []
         return events
 
@@ -309,6 +330,7 @@ class Engine:
 
     def _choose(self, sequences: list[_Sequence], logits: npt.NDArray[np.float32]) -> None:
         """Sample the next token of each sequence and tell it."""
+        self._on_phase("sample")
         tokens = sample(logits, sequences).tolist()
         # From the last row up: where several end at once, none is moved into a hole only to leave it.
         for sequence, token, row in reversed(list(zip(sequences, tokens, logits, strict=True))):

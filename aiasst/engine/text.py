@@ -10,6 +10,7 @@ from aiasst.artifacts.device import DeviceConfig
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.engine.constrain import Constrainer, Constraint
 from aiasst.engine.engine import Engine
+from aiasst.engine.limits import pacer_for
 from aiasst.engine.requests import Event, Finished, Request, Sampling, TokenChances
 from aiasst.engine.stop import StopFilter
 from aiasst.errors import PromptError
@@ -97,7 +98,8 @@ class TextEngine:
 
     Raises:
         ArtifactError: the folder is no text generator, or lacks its tokenizer.
-        ResourceError: the execution provider does not load, or the model does not fit under the memory ceiling.
+        ResourceError: the execution provider does not load, the model does not fit under the memory ceiling, or a limit of
+            temperature or power cannot be kept here.
     """
 
     def __init__(self, folder: ModelFolder, config: DeviceConfig) -> None:
@@ -107,6 +109,7 @@ class TextEngine:
             DecoderSession.open(folder, settings_from(decisions)),
             slots=decisions.slots.value,
             memory_ceiling_bytes=decisions.memory_ceiling_bytes.value,
+            pacer=pacer_for(decisions),
         )
         self._assemble(tokenizer, engine, folder.manifest.tokens.eos)
 

@@ -53,6 +53,8 @@ class Summary:
     completion_tokens: int
     seconds: float
     tokens_per_second: float
+    paced_seconds: float = 0.0
+    """Pauses that kept the device config's limits of temperature and power; `seconds` has them in it."""
 
 
 def load(folder: str | Path | ModelFolder, config: str | Path | DeviceConfig | None = None) -> TextEngine:
@@ -106,7 +108,7 @@ def run(
     with open_prompts(prompts) as source:
         job = Job.of(model, prompts_sha256=source.sha256, rows=source.rows, sampling=wanted, stop=stop)
         with _opened(prompts, answers, source, job, seed_given=wanted.seed is not None, restart=restart) as sink:
-            meter = Meter(source.rows, sink.done.rows, progress)
+            meter, paced = Meter(source.rows, sink.done.rows, progress), 0.0
             if sink.done.rows < source.rows:  # else the model need not be loaded
                 progress(Progress("load", 0, 1, model.path.name))
                 engine = load(model, config)
@@ -114,7 +116,8 @@ def run(
                 meter = Meter(source.rows, sink.done.rows, progress)
                 rows = RowReader(replace(wanted, seed=None), stop, sink.job.seed)
                 answer_rows(engine, _left(source, rows, sink.done), sink.append, meter)
-            return _summary(sink, meter)
+                paced = engine.engine.stats.paced_seconds
+            return _summary(sink, meter, paced)
 
 
 def _opened(
@@ -142,7 +145,7 @@ def _left(prompts: Prompts, reader: RowReader, done: Done) -> Iterator[Row | Bad
             yield row
 
 
-def _summary(sink: AnswersFile | AnswersStream, meter: Meter) -> Summary:
+def _summary(sink: AnswersFile | AnswersStream, meter: Meter, paced_seconds: float) -> Summary:
     return Summary(
         rows=meter.total,
         earlier=meter.earlier,
@@ -153,4 +156,5 @@ def _summary(sink: AnswersFile | AnswersStream, meter: Meter) -> Summary:
         completion_tokens=meter.completion_tokens,
         seconds=meter.seconds if meter.rows else 0.0,
         tokens_per_second=meter.tokens_per_second if meter.rows else 0.0,
+        paced_seconds=round(paced_seconds, 3),
     )

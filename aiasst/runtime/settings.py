@@ -30,6 +30,8 @@ class SessionSettings:
     arena: bool = True
     """Whether memory of intermediate results is kept for the next run, rounded up generously, and as long as an output lives.
     Without it a layer that runs large batches takes a third of the memory (1.1 instead of 3.4 GB) at the same speed."""
+    profile: Path | None = None
+    """What a profile's file begins with (ONNX Runtime adds the time and .json); None: no profiler, which would slow every node."""
 
 
 def settings_from(decisions: Decisions) -> SessionSettings:
@@ -44,6 +46,9 @@ def session_options(settings: SessionSettings) -> ort.SessionOptions:
     threads = settings.threads or len(settings.affinity or ())
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if settings.profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(settings.profile)
     if not settings.prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = options.enable_mem_pattern = settings.arena
