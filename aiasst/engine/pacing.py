@@ -24,6 +24,8 @@ DEBT_SECONDS = 60.0
 """Of the power budget that may be owed: what others take beyond it for hours is not held against this program for hours."""
 SLICE_SECONDS = 0.25
 """Of a pause between two readings: it ends as soon as the machine is cool."""
+LEAST_PAUSE = 0.001
+"""Seconds; shorter sleeps take as long anyway."""
 
 ReadFn = Callable[[], "float | None"]
 
@@ -111,6 +113,8 @@ class Pacer:
         self._temperature, self._joules = temperature, joules
         self._clock, self._sleep = clock, sleep
         self._worked = 0.0
+        # What flows from now on is counted.
+        self._wanted(0.0, 0.0)
 
     def worked(self, seconds: float) -> None:
         """A step took so long."""
@@ -123,7 +127,7 @@ class Pacer:
         worked, paused, self._worked = self._worked, 0.0, 0.0
         while (wanted := self._wanted(worked, paused)) > 0:
             began = self._clock()
-            self._sleep(min(wanted, SLICE_SECONDS))
+            self._sleep(min(max(wanted, LEAST_PAUSE), SLICE_SECONDS))
             paused += self._clock() - began
         self.paced_seconds += paused
 
