@@ -217,16 +217,17 @@ class Engine:
             self._end(sequence, None if silent else "cancelled", None)
 
     def step(self) -> list[Event]:
-        """Run the session once, if there is work, and give what happened since the last step.
+        """Run the session once, if there is work, and give what happened since the last step; or rest a little, see pacing.py.
 
         Raises:
             ArtifactError, ResourceError: the session failed; the requests under way stay as they were.
         """
-        if self._pacer is not None:
-            self._pacer.wait()
-        self._on_phase("admit")
         for request_id in self._scheduler.expired():
             self._end(self._sequences[request_id], "deadline", None)
+        if self._pacer is not None and self._pacer.resting():
+            events, self._events = self._events, []
+            return events
+        self._on_phase("admit")
         self._admit()
         work = self._scheduler.next()
         self._steps += 1

@@ -112,7 +112,7 @@ class Pacer:
         self._governor = Governor(limits)
         self._temperature, self._joules = temperature, joules
         self._clock, self._sleep = clock, sleep
-        self._worked = 0.0
+        self._worked = self._owed = self._paused = 0.0
         # What flows from now on is counted.
         self._wanted(0.0, 0.0)
 
@@ -120,16 +120,25 @@ class Pacer:
         """A step took so long."""
         self._worked += seconds
 
-    def wait(self) -> None:
-        """Pause as long as the limits ask for what was worked."""
-        if self._worked < LOOK_SECONDS:
-            return
-        worked, paused, self._worked = self._worked, 0.0, 0.0
-        while (wanted := self._wanted(worked, paused)) > 0:
-            began = self._clock()
-            self._sleep(min(max(wanted, LEAST_PAUSE), SLICE_SECONDS))
-            paused += self._clock() - began
-        self.paced_seconds += paused
+    def resting(self) -> bool:
+        """Sleep a slice where the limits ask for it; True: ask again before the next step, since the rest may go on.
+
+        In slices, so that requests can come, end and miss their deadlines in the meantime.
+        """
+        if not self._owed:
+            if self._worked < LOOK_SECONDS:
+                return False
+            self._owed, self._paused, self._worked = self._worked, 0.0, 0.0
+        wanted = self._wanted(self._owed, self._paused)
+        if wanted <= 0:
+            self._owed = 0.0
+            return False
+        began = self._clock()
+        self._sleep(min(max(wanted, LEAST_PAUSE), SLICE_SECONDS))
+        slept = self._clock() - began
+        self._paused += slept
+        self.paced_seconds += slept
+        return True
 
     def _wanted(self, worked: float, paused: float) -> float:
         return self._governor.pause(

@@ -81,7 +81,7 @@ class Place:
         text = self.text(path)
         try:
             return None if text is None else int(text, 0) * unit
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
 
     def trouble(self, path: str) -> str:

@@ -78,7 +78,8 @@ def test_a_pacer_reads_the_machines_sensors(tmp_path: Path) -> None:
 
     pacer._sleep = sleep
     pacer.worked(0.2)
-    pacer.wait()
+    assert pacer.resting()
+    assert not pacer.resting()
     assert len(slept) == 1
 
 
@@ -110,6 +111,28 @@ def test_the_engine_pauses_between_steps_and_says_how_long() -> None:
     assert tokens(engine) == tokens(Engine(FakeDecoder(), slots=1))
     assert engine.stats.paced_seconds == pacer.paced_seconds > 10
     assert Engine(FakeDecoder(), slots=1).stats.paced_seconds == 0
+
+
+def test_a_deadline_passes_while_the_engine_rests() -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    pacer = Pacer(
+        Limits(temperature_celsius=60.0), temperature=lambda: 100.0, joules=lambda: None, clock=lambda: now, sleep=sleep
+    )
+    engine = Engine(FakeDecoder(), slots=1, clock=lambda: now, pacer=pacer)
+    engine.submit(Request("a", (1, 2, 3), Sampling(temperature=0, max_tokens=6), deadline_seconds=3.0))
+    assert engine.step()[0].token is not None
+    pacer.worked(1.0)
+    ended: list[str | None] = []
+    while engine.busy:
+        ended += [event.finished for event in engine.step()]
+    # A rest of nineteen seconds, of which only three passed.
+    assert ended == ["deadline"]
+    assert 3.0 <= now < 4.0
 
 
 def test_phases_of_a_step_are_told_in_their_order() -> None:

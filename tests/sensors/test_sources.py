@@ -151,6 +151,13 @@ def test_files_that_hold_no_number(plant: Plant) -> None:
     assert "holds no number: 'n/a'" in found.why_not("rapl")
 
 
+@pytest.mark.parametrize("garbage", ["", "\0\0", "nan", "-", "9" * 5000, "\ufffd", "1 2 3"])
+def test_damaged_files_are_no_error(plant: Plant, garbage: str) -> None:
+    found = find(plant({path: garbage for path, text in (LAPTOP | PI).items() if text is not None}))
+    assert all(sensor.read() is not None for sensor in found.sensors)
+    assert all(missing.reason for missing in found.missing)
+
+
 class Nvml(ModuleType):
     """The names of nvidia-ml-py that are used, for two cards of which the second is old."""
 
