@@ -14,13 +14,13 @@ from typing import Any
 
 from aiasst.artifacts.model_folder import Weight
 
-BETWEEN, PYTHON = "between operators", "outside of the session"
-"""What a step takes beside its operators: ONNX Runtime itself (and its profiler), and our own Python."""
+BETWEEN, PYTHON = "between operators, and the profiler", "outside of the session"
+"""What a step takes beside its operators: ONNX Runtime itself with its profiler (some microseconds an operator), and our own Python."""
 _SUFFIX = "_kernel_time"
 _PRODUCT = re.compile(r"MatMul|Gemm")
 _NORM = re.compile(r"Norm")
-_ACTIVATIONS = re.compile(r"\.(rows|magnitude|peak|safe_peak|scale|count|zero_point|uint8|column|leading)$")
-"""Names that w8a8 gives to what quantizes its activations."""
+_ACTIVATIONS = re.compile(r"\.(rows|magnitude|peak|safe_peak|scale|count|zero_point|uint8|column|leading|shape)$")
+"""Names that w8a8 gives to what quantizes its activations, behind the name of what computed them."""
 _LOOKUPS = frozenset({"Gather", "GatherBlockQuantized"})
 
 
@@ -123,6 +123,8 @@ class Roles:
 
     def role(self, operator: Operator) -> str:
         """See `Row.role`."""
+        if _ACTIVATIONS.search(operator.name):
+            return "activations"
         if (stem := self._stem(operator.name)) is not None:
             return self._weights[stem].role
         if "Attention" in operator.kind:
@@ -133,8 +135,6 @@ class Roles:
             return "lengths"
         if operator.kind in _LOOKUPS and _gives_vectors(operator.details):
             return "embed"
-        if _ACTIVATIONS.search(operator.name):
-            return "activations"
         return "mlp" if "mlp" in operator.name else "other"
 
     def weight_bytes(self, operator: Operator) -> int:

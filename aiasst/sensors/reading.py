@@ -6,7 +6,6 @@ Values are in SI units whatever the system counts in: joules, watts, degrees Cel
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,5 +130,8 @@ def this_place() -> Place:
 
 
 def installed(name: str) -> ModuleType | None:
-    """The module `name`, or None where it is not installed."""
-    return importlib.import_module(name) if importlib.util.find_spec(name) is not None else None
+    """The module `name`, or None where it is not installed or does not load."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None

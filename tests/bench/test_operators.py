@@ -48,6 +48,7 @@ def node(name: str, kind: str, **details: Any) -> Operator:
         (node("Gather_0", "Gather", output_type_shape=[{"float": [1, 1, 4]}]), "embed", 0),
         (node("lengths/Gather", "Gather", output_type_shape=[{"int64": []}]), "lengths", 0),
         (node("x", "Gather", output_type_shape=[{"int64": []}]), "other", 0),
+        (node("layers.1.norm.out0.scale", "Div"), "activations", 0),
         (node("layers.1.x.out0.rows.uint8", "QuantizeLinear"), "activations", 0),
         (node("model/layers.1/mlp/Mul_3", "Mul"), "mlp", 0),
         (node("", "Add"), "other", 0),

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from aiasst.sensors import Found, Place, find
+from aiasst.sensors.reading import installed
 from aiasst.sensors.sources import names
 from tests.sensors.conftest import LAPTOP, PI, RAPL, Plant, zone
 
@@ -213,4 +214,5 @@ def test_graphics_processors_by_their_library(plant: Plant) -> None:
 def test_this_machine_is_asked_without_an_error() -> None:
     found = find()
     assert {one.source for one in (*found.sensors, *found.missing)} == set(names())
+    assert installed("math") is not None and installed("no_such_package") is None
     assert Place(Path("/nowhere"), lambda _: None).trouble("a").startswith("/a cannot be read")
