@@ -15,7 +15,7 @@ from typing import Any
 from aiasst.artifacts.model_folder import Weight
 
 BETWEEN, PYTHON = "between operators, and the profiler", "outside of the session"
-"""What a step takes beside its operators: ONNX Runtime itself with its profiler (some microseconds an operator), and our own Python."""
+"""What a step takes beside its operators: ONNX Runtime itself with its profiler (some µs an operator), and our own Python."""
 _SUFFIX = "_kernel_time"
 _PRODUCT = re.compile(r"MatMul|Gemm")
 _NORM = re.compile(r"Norm")

@@ -31,7 +31,7 @@ class SessionSettings:
     """Whether memory of intermediate results is kept for the next run, rounded up generously, and as long as an output lives.
     Without it a layer that runs large batches takes a third of the memory (1.1 instead of 3.4 GB) at the same speed."""
     profile: Path | None = None
-    """What a profile's file begins with (ONNX Runtime adds the time and .json); None: no profiler, which would slow every node."""
+    """What a profile's file begins with (ONNX Runtime adds the time and .json); None: no profiler, which slows every node."""
 
 
 def settings_from(decisions: Decisions) -> SessionSettings:

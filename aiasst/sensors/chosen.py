@@ -1,4 +1,4 @@
-"""Which of the sensors speak for the machine: its energy, its temperature, its clock, its throttling. Pure but for the reading."""
+"""Which of the sensors speak for the machine: its energy, its temperature, its clock, its throttling. Knows no file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiasst.sensors.sources.hwmon import chip_and_label
 _CPU_CHIP = re.compile(r"coretemp|k8temp|k10temp|zenpower|(cpu|soc|core|package|cluster)\w*(temp|thermal)")
 _CPU_ZONE = re.compile(r"cpu|soc|pkg|package|core|cluster", re.IGNORECASE)
 _BOARD_INPUT = re.compile(r"VDD_IN|POM_5V_IN|VIN", re.IGNORECASE)
-"""What the supply rails of boards are called: the Jetsons' ina3221 for one."""
+"""What the rail is called that feeds a whole board; other rails are parts of it."""
 _PROCESSOR_POWER = frozenset({"zenpower", "fam15h_power"})
 _PLAUSIBLE = (-60.0, 150.0)
 """Degrees; sensors that are not connected tell others."""
@@ -51,7 +51,7 @@ def energy(found: Found, *, gpu: bool = False) -> Chosen:
     choices = (
         (tuple(filter(_is_rapl_package, counters)), "processor packages and memory, by RAPL"),
         (tuple(s for s in counters if s.source == "hwmon" and "socket" in s.name.lower()), "processor sockets, by hwmon"),
-        (tuple(s for s in power if s.source == "hwmon" and _BOARD_INPUT.search(s.name)), "the board's supply, by hwmon"),
+        (tuple(s for s in power if _BOARD_INPUT.fullmatch(chip_and_label(s.name)[1])), "the board's supply, by hwmon"),
         (tuple(s for s in power if chip_and_label(s.name)[0] in _PROCESSOR_POWER), "the processor, by hwmon"),
         (tuple(s for s in power if s.source == "battery"), "the whole machine, by its battery"),
     )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from aiasst.sensors import chosen, find
 from tests.sensors.conftest import JETSON, LAPTOP, PI, Plant, zone
 from tests.sensors.test_sources import Nvml
@@ -17,6 +19,7 @@ def test_packages_and_their_memory_are_the_energy_and_nothing_twice(plant: Plant
 def test_the_board_before_the_battery(plant: Plant) -> None:
     found = chosen.energy(find(plant(JETSON)))
     assert [sensor.name for sensor in found.sensors] == ["ina3221 VDD_IN"]
+    assert found.total() == pytest.approx(9.8)
     battery = {path: text for path, text in LAPTOP.items() if "power_supply" in path}
     assert chosen.energy(find(plant(battery))).total() == 14.5
 

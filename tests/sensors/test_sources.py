@@ -12,7 +12,7 @@ import pytest
 from aiasst.sensors import Found, Place, find
 from aiasst.sensors.reading import installed
 from aiasst.sensors.sources import names
-from tests.sensors.conftest import LAPTOP, PI, RAPL, Plant, zone
+from tests.sensors.conftest import JETSON, LAPTOP, PI, RAPL, Plant, zone
 
 
 def values(found: Found, source: str) -> dict[str, float | None]:
@@ -71,6 +71,14 @@ def test_power_kept_as_an_average_counts_once(plant: Plant) -> None:
         f"{chip}/power2_average": "3000000",
     }
     assert values(find(plant(tree)), "hwmon") == {"power x power1": 2.0, "power x power2": 3.0}
+
+
+def test_power_of_rails_is_current_times_voltage(plant: Plant) -> None:
+    found = find(plant(JETSON))
+    rails = values(found, "hwmon")
+    assert rails == pytest.approx({"power ina3221 VDD_IN": 9.8, "power ina3221 VDD_CPU_GPU_CV": 1.96})
+    (missing,) = (one for one in found.missing if one.source == "hwmon")
+    assert missing.name == "ina3221 VDD_SOC" and "in3_input cannot be read" in missing.reason
 
 
 def test_a_battery_tells_while_it_discharges(plant: Plant) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from aiasst.sensors.reading import Found, Kind, Place, absent
+from aiasst.sensors.reading import Found, Kind, Missing, Place, Sensor, absent
 
 NAME = "hwmon"
 _FOLDER = "sys/class/hwmon"
@@ -17,6 +17,8 @@ _FILES: tuple[tuple[str, Kind, float], ...] = (
     ("power*_average", "power", 1e-6),
     ("energy*_input", "energy", 1e-6),
 )
+_RAILS = frozenset({"ina3221"})
+"""Chips that measure supply rails, a current and a voltage of the same number each, and give no power (boards as the Jetsons)."""
 
 
 def find(place: Place) -> Found:
@@ -33,11 +35,31 @@ def find(place: Place) -> Found:
                 label = place.text(f"{channel}_label") or channel.rsplit("/", 1)[-1]
                 if place.number(f"{channel}_fault") != 1:
                     found += place.reading(NAME, kind, f"{chip} {label}", path, unit)
+        rails = place.glob(f"{folder}/curr*_input") if chip in _RAILS else []
+        for path in rails:
+            any_file = True
+            found += _rail(place, chip, path)
     if any_file:
         return found
     return absent(
         NAME, f"no monitoring chip under /{_FOLDER}: a virtual machine, a container, or a driver is not loaded"
     )
+
+
+def _rail(place: Place, chip: str, current: str) -> Found:
+    """The power of a rail: millivolts times milliamperes."""
+    voltage = re.sub(r"curr(\d+)_input$", r"in\1_input", current)
+    label = place.text(voltage.replace("_input", "_label")) or current.rsplit("/", 1)[-1].removesuffix("_input")
+    name = f"{chip} {label}"
+
+    def read() -> float | None:
+        amperes, volts = place.number(current, 1e-3), place.number(voltage, 1e-3)
+        return None if amperes is None or volts is None else amperes * volts
+
+    if read() is None:
+        broken = current if place.number(current) is None else voltage
+        return Found(missing=(Missing(NAME, name, place.trouble(broken)),))
+    return Found((Sensor(NAME, "power", name, read),))
 
 
 def chip_and_label(name: str) -> tuple[str, str]:

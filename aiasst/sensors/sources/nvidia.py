@@ -1,6 +1,6 @@
 """NVIDIA graphics processors by NVML, where the package nvidia-ml-py is installed: energy, power, temperature, throttling.
 
-Source: the NVML API reference (millijoules, milliwatts, degrees, bit masks of reasons). Nothing of this program needs the package.
+Source: the NVML API reference (millijoules, milliwatts, degrees, bit masks of reasons). Nothing here needs the package.
 """
 
 from __future__ import annotations
