@@ -50,8 +50,8 @@ def show(trace: Trace) -> None:
 
 def _title(part: Part) -> str:
     if part.name == "prefill":
-        return f"Where reading a prompt of {part.tokens} tokens goes"
-    return f"Where a decode step goes, {part.sequences} at once"
+        return f"\nWhere reading a prompt of {part.tokens} tokens goes"
+    return f"\nWhere a decode step goes, {part.sequences} at once"
 
 
 def _caption(part: Part) -> str:

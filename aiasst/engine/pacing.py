@@ -94,7 +94,7 @@ class Governor:
 
 
 class Pacer:
-    """A governor with a clock, a bed and readers."""
+    """A governor with a clock, a way to sleep, and readers."""
 
     def __init__(
         self,

@@ -55,8 +55,8 @@ class Found:
         return tuple(sensor for sensor in self.sensors if sensor.kind in kinds)
 
     def why_not(self, *sources: str) -> str:
-        """The reasons that these sources have, as one text."""
-        told = (missing.reason for missing in self.missing if missing.source in sources)
+        """The reasons that these sources have, in this order, as one text."""
+        told = (missing.reason for source in sources for missing in self.missing if missing.source == source)
         return "; ".join(dict.fromkeys(told))
 
 
