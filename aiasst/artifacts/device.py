@@ -66,6 +66,19 @@ class CoreGroup(Document):
     """The first hardware thread of each core, as the system numbers them; empty where it does not."""
 
 
+class SensorFact(Document):
+    """A reading of energy, heat or clocks: whether it is to be had here, and why not."""
+
+    source: str
+    """rapl, hwmon, thermal_zones, cpufreq, throttling, battery, raspberry, nvidia."""
+    kind: str | None = None
+    """energy, power, temperature, frequency, throttle events, throttled, under-voltage; None where none was found."""
+    name: str
+    """As the system labels it; empty where the whole source is missing."""
+    available: bool
+    reason: str = ""
+
+
 class Hardware(Document):
     """What the host is, read and not measured."""
 
@@ -95,6 +108,7 @@ class Hardware(Document):
     """What could be taken when this was written, by the machine's and the container's count."""
     accelerators: tuple[Accelerator, ...] = ()
     providers: tuple[Provider, ...] = ()
+    sensors: tuple[SensorFact, ...] = ()
 
 
 class BandwidthPoint(Document):
@@ -177,6 +191,13 @@ class TwinDecision(Document):
     reason: str
 
 
+class LimitDecision(Document):
+    """A limit above 0 (None: none is kept) and why."""
+
+    value: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    reason: str = "no limit was asked for"
+
+
 class Decisions(Document):
     """What run and chat obey, each value with its reason."""
 
@@ -191,6 +212,10 @@ class Decisions(Document):
     """While answers are under way, prompts are read in pieces that delay their next token by no more than this."""
     twin: TwinDecision | None = None
     """For a folder of two forms; None: it is decided when such a folder is loaded."""
+    temperature_limit_celsius: LimitDecision = LimitDecision()
+    """Of the processor; kept by pauses between steps."""
+    power_limit_watts: LimitDecision = LimitDecision()
+    """On average, of what the energy readings speak for; kept by pauses between steps."""
 
 
 class DeviceConfig(Document):

@@ -7,6 +7,8 @@
     figures.py   percentiles, best and median, shares, ratios, pure
     peers/       another runtime on the same weights, in its own process
     report.py    what came of it
+    readings.py  energy, heat, clocks and throttling around the rounds
+    tracing.py   the work once more with the profiler on (operators.py: where it goes; spans.py, chrome_trace.py: its trace)
     drawing.py   the picture
 
 >>> from aiasst.bench import bench
@@ -24,6 +26,8 @@ from pathlib import Path
 
 from aiasst.artifacts.device import DeviceConfig, Hardware, load_device_config
 from aiasst.artifacts.model_folder import ModelFolder
+from aiasst.bench.chrome_trace import check_file as check_trace_file
+from aiasst.bench.chrome_trace import write as write_trace
 from aiasst.bench.figures import (
     Speed,
     bandwidth_share,
@@ -36,11 +40,14 @@ from aiasst.bench.figures import (
 from aiasst.bench.fresh import measure_fresh
 from aiasst.bench.measure import Machine, Measured, measure
 from aiasst.bench.peers import Peer, PeerModel, check_peer, started
-from aiasst.bench.report import Against, Decoding, PeerDecoding, Report
+from aiasst.bench.readings import Instruments
+from aiasst.bench.report import Against, Decoding, Part, PeerDecoding, Report, Trace
+from aiasst.bench.tracing import trace as take_apart
 from aiasst.bench.work import Bench, shape_of
 from aiasst.errors import UsageError
 from aiasst.profile import check_machine, fitted, quick_config
 from aiasst.progress import Progress, ProgressFn, silent
+from aiasst.version import __version__
 
 __all__ = ["PROMPT_TOKENS", "SEQUENCES", "PeerModel", "Report", "bench"]
 
@@ -56,6 +63,8 @@ def bench(
     prompt_tokens: int = PROMPT_TOKENS,
     sequences: Sequence[int] = SEQUENCES,
     against: PeerModel | None = None,
+    trace: Path | None = None,
+    force: bool = False,
     progress: ProgressFn = silent,
 ) -> Report:
     """Measure a model folder on this machine, as a device config says or, without one, as this machine is asked briefly.
@@ -67,10 +76,12 @@ def bench(
         prompt_tokens: of the prompt that is read; fewer where the context is shorter.
         sequences: numbers of answers at once; 1 is always among them.
         against: a peer to measure in the same rounds.
+        trace: a file for a trace of some steps, which are made after the rounds, with the profiler on; beyond `seconds`.
+        force: replace that file where there is one.
         progress: told of every measurement.
 
     Raises:
-        UsageError: a number makes no sense, or the peer's file is another model.
+        UsageError: a number makes no sense, the peer's file is another model, or the trace may not be written there.
         ArtifactError: the folder or the config is missing or wrong, or no text generator.
         ResourceError: the model or the peer cannot be opened.
     """
@@ -79,24 +90,33 @@ def bench(
     _check(seconds, prompt_tokens, counts)
     if against is not None:
         check_peer(against)
+    if trace is not None:
+        check_trace_file(trace, force=force)
     model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
     shape, device = shape_of(model), _device(model, config)
     hardware, threads = quick_config().hardware, device.decisions.threads.value
     machine = Machine(hardware, threads)
+    instruments = Instruments(gpu=device.decisions.provider.value != "cpu")
     with _peer(against, model, threads) as peer:
         progress(Progress("fresh start", 0, 1, model.path.name))
         fresh = measure_fresh(model, device, min(prompt_tokens, shape.context_length - 2))
         progress(Progress("fresh start", 1, 1, f"{fresh.load_seconds:.2f} s"))
         opened = time.perf_counter()
-        work = Bench(model, device, slots=max(counts))
+        work = Bench(model, device, slots=max(counts), joules=instruments.joules)
         warm_seconds = time.perf_counter() - opened
         left = seconds - (time.perf_counter() - began)
+        instruments.begin()
         measured = measure(
             work, machine.bandwidth, peer, prompt=prompt_tokens, counts=counts, seconds=left, progress=progress
         )
+        readings = instruments.end(measured.prefill, measured.decode)
         against_peer = None if peer is None else _against(measured, peer)
+        forms = work.forms
+        # Its memory is free again before the model is opened once more.
+        del work
     single = [second * 1000 for sample in measured.decode[1] for second in sample.steps]
     decode = tuple(_decoding(count, measured) for count in measured.amounts.counts)
+    traced = None if trace is None else _traced(model, device, measured, trace, _name(hardware), progress)
     token_bytes, bandwidth = bytes_per_token(model.manifest.weights), max(measured.bandwidth)
     return Report(
         model=model.path.resolve().name,
@@ -123,8 +143,10 @@ def bench(
         bandwidth_bytes_per_second=bandwidth,
         bandwidth_share=bandwidth_share(token_bytes, decode[0].speed.best, bandwidth),
         cache_bytes=machine.cache_bytes,
+        readings=readings,
         against=against_peer,
-        forms=work.forms,
+        forms=forms,
+        trace=traced,
     )
 
 
@@ -156,6 +178,34 @@ def _peer(wanted: PeerModel | None, model: ModelFolder, threads: int) -> Iterato
         return
     with started(wanted, shape_of(model), threads) as peer:
         yield peer
+
+
+def _traced(
+    model: ModelFolder, device: DeviceConfig, measured: Measured, file: Path, machine: str, progress: ProgressFn
+) -> Trace:
+    """Take some steps apart, write the trace, and set them beside those of the rounds."""
+    facts = {
+        "program": f"aiasst {__version__}",
+        "model": model.path.resolve().name,
+        "machine": machine,
+        "threads": str(device.decisions.threads.value),
+        "onnxruntime": version("onnxruntime"),
+    }
+    found = take_apart(model, device, measured.amounts, facts, progress)
+    write_trace(file, found.document)
+    parts = [
+        Part("decode", count, count, steps, steps.milliseconds / 1000 / _step_seconds(count, measured))
+        for count, steps in found.decode.items()
+    ]
+    prompt = statistics.median(sample.seconds for sample in measured.prefill)
+    slowdown = found.prefill.milliseconds / 1000 / prompt
+    parts.append(Part("prefill", 1, measured.amounts.prompt, found.prefill, slowdown))
+    return Trace(str(file), tuple(parts))
+
+
+def _step_seconds(count: int, measured: Measured) -> float:
+    """The median of all steps."""
+    return statistics.median(wall for sample in measured.decode[count] for wall in sample.steps)
 
 
 def _prefill(measured: Measured) -> list[float]:

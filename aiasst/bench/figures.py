@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,18 @@ LEAST_STEPS, MOST_STEPS = 8, 64
 """Of one measurement of decoding."""
 _ROW_BY_ROW = frozenset({"embed", "position_embed", "type_embed", "rotary"})
 """Roles of which a token reads one row, not all."""
+
+
+class Metered(Protocol):
+    """Work whose energy was counted."""
+
+    @property
+    def tokens(self) -> int:
+        """Read or written."""
+
+    @property
+    def joules(self) -> float | None:
+        """None where it was not counted."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,16 @@ def bytes_per_token(weights: Mapping[str, Weight]) -> int:
     """
     shared = {weight.shared_with for weight in weights.values() if weight.role not in _ROW_BY_ROW}
     return sum(weight.bytes for name, weight in weights.items() if weight.role not in _ROW_BY_ROW or name in shared)
+
+
+def energy_per_token(samples: Sequence[Metered]) -> float | None:
+    """Joules a token over all samples; None where they counted none.
+
+    The sums, not the median of the rounds: a counter moves about once in a millisecond, which is much of a short round.
+    """
+    counted = [sample for sample in samples if sample.joules is not None]
+    joules = sum(sample.joules or 0.0 for sample in counted)
+    return joules / sum(sample.tokens for sample in counted) if joules > 0 else None
 
 
 def steps_within(seconds: float, step_seconds: float, fixed_seconds: float, most: int = MOST_STEPS) -> int:

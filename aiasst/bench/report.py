@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aiasst.bench.figures import Speed
+from aiasst.bench.operators import Breakdown
+from aiasst.bench.readings import Readings
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,28 @@ class Against:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One kind of work taken apart, with the profiler on."""
+
+    name: str
+    """decode or prefill."""
+    sequences: int
+    tokens: int
+    """Of a step of decoding, or of the prompt."""
+    breakdown: Breakdown
+    slowdown: float
+    """How many times as long it took as the median of the rounds, which had no profiler."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where the work goes, and the file that shows it."""
+
+    file: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """All figures of one bench."""
 
@@ -78,9 +102,11 @@ class Report:
     bandwidth_share: float
     cache_bytes: int
     """Of the last level."""
+    readings: Readings
     against: Against | None
     forms: str = ""
     """A line on which forms of the model ran, where the folder has two."""
+    trace: Trace | None = None
 
     @property
     def noise(self) -> float:

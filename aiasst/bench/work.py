@@ -6,18 +6,21 @@ Prompts are random ids, other ones every time, so that nothing of them is in the
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aiasst.artifacts.device import DeviceConfig
 from aiasst.artifacts.model_folder import ModelFolder, Shape
+from aiasst.bench.spans import Nobody, Watcher
 from aiasst.engine.engine import Engine
 from aiasst.engine.forms import forms_in_words, forms_of, open_decoder
 from aiasst.engine.requests import Event, Request, Sampling
 from aiasst.errors import ArtifactError
-from aiasst.runtime.session import DecoderSession
+from aiasst.runtime.session import DecoderSession, GraphSession
 
 DECODE_PROMPT = 16
 """Tokens before the first one that is decoded: few, so that decoding is measured and not attention to a long past."""
@@ -34,6 +37,8 @@ class Sample:
     """Seconds of each step of the engine, wall clock."""
     inside: tuple[float, ...]
     """Seconds of each step inside of ONNX Runtime's run."""
+    joules: float | None = None
+    """Of all steps together; None where the machine does not tell."""
 
     @property
     def seconds(self) -> float:
@@ -44,8 +49,10 @@ class Sample:
 class Stopwatch:
     """Stands before an ONNX Runtime session, passes everything on, and adds up how long its runs take."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, on_run: Callable[[float, float], None]) -> None:
+        """`on_run` is told of each run: when it began and ended."""
         self._session = session
+        self._on_run = on_run
         self.seconds = 0.0
 
     def __getattr__(self, name: str) -> Any:
@@ -55,24 +62,49 @@ class Stopwatch:
         """As the session's own."""
         began = time.perf_counter()
         self._session.run_with_iobinding(binding)
-        self.seconds += time.perf_counter() - began
+        ended = time.perf_counter()
+        self.seconds += ended - began
+        self._on_run(began, ended)
 
 
 class Bench:
     """A model folder opened as run opens it, with a stopwatch inside."""
 
-    def __init__(self, folder: ModelFolder, config: DeviceConfig, *, slots: int, sampling: Sampling = GREEDY) -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        config: DeviceConfig,
+        *,
+        slots: int,
+        sampling: Sampling = GREEDY,
+        joules: Callable[[], float | None] = lambda: None,
+        profile: Path | None = None,
+        watcher: Watcher = Nobody(),  # noqa: B008 - keeps nothing
+    ) -> None:
         """Open the session and an engine of `slots` sequences, fewer where they do not fit under the config's ceiling.
+
+        Limits of temperature and power are not kept: what is measured is the machine, not the pauses.
+
+        Args:
+            folder: the model.
+            config: what to run on.
+            slots: sequences at once, at most.
+            sampling: of the answers.
+            joules: what a meter has counted so far.
+            profile: ONNX Runtime's profiler is on in the first form, and its file begins so; `end_profiling` ends it.
+            watcher: told of every phase and run.
 
         Raises:
             ArtifactError: the folder is no text generator, or its graph is damaged.
             ResourceError: the execution provider does not load, or not even one sequence fits.
         """
         shape_of(folder)
-        session = open_decoder(folder, config.decisions)
+        session = open_decoder(folder, config.decisions, profile=profile)
         self.forms = forms_in_words(folder, config.decisions)
         """A line on which forms of the model run, where it has two."""
-        self._watches = [_watched(form) for form in forms_of(session)]
+        self._joules = joules
+        self._first = forms_of(session)[0].graph
+        self._watches = [_watched(form, watcher) for form in forms_of(session)]
         # The engine refuses numbers of answers that do not pay, by what it sees on its clock. Here all are to be measured:
         # on a clock that stands still none is dear. And a prompt that it has seen before must be read all the same.
         self.engine = Engine(
@@ -81,6 +113,7 @@ class Bench:
             memory_ceiling_bytes=config.decisions.memory_ceiling_bytes.value,
             prefix_bytes=0,
             clock=lambda: 0.0,
+            on_phase=watcher.phase,
         )
         self.slots = self.engine.stats.slots
         """Short sequences that fit at once; `SMALLEST_CAPACITY` tokens are more than `decode` ever needs."""
@@ -92,10 +125,12 @@ class Bench:
         self._submit("prompt", tokens, 2, seed)
         steps: list[tuple[float, float]] = []
         events: list[Event] = []
+        before = self._joules()
         while not events:
             events = self._step(steps)
+        after = self._joules()
         self.engine.cancel("prompt", silent=True)
-        return _sample(tokens, steps)
+        return _sample(tokens, steps, before, after)
 
     def decode(self, sequences: int, steps: int, seed: int) -> Sample:
         """Write `steps` tokens of each of `sequences` answers, all under way; their prompts are not counted."""
@@ -106,10 +141,16 @@ class Bench:
         while len(begun) < sequences:
             begun |= {event.request_id for event in self.engine.step()}
         steps_taken: list[tuple[float, float]] = []
+        before = self._joules()
         tokens = sum(event.token is not None for _ in range(steps) for event in self._step(steps_taken))
+        after = self._joules()
         for name in names:
             self.engine.cancel(name, silent=True)
-        return _sample(tokens, steps_taken)
+        return _sample(tokens, steps_taken, before, after)
+
+    def end_profiling(self) -> Path:
+        """Switch the profiler off that was asked for; the file with its profile."""
+        return self._first.end_profiling()
 
     def _step(self, times: list[tuple[float, float]]) -> list[Event]:
         """A step of the engine; its seconds, and those inside of the session's run, are added to `times`."""
@@ -127,15 +168,16 @@ class Bench:
         self.engine.submit(Request(name, tuple(ids.tolist()), replace(self._sampling, max_tokens=answer, seed=seed)))
 
 
-def _watched(session: DecoderSession) -> Stopwatch:
-    """Put a stopwatch into a session."""
-    watch = Stopwatch(session.graph.session)
-    session.graph.session = watch
+def _watched(session: DecoderSession, watcher: Watcher) -> Stopwatch:
+    """Put a stopwatch into a session; the graph itself may be another session's as well."""
+    watch = Stopwatch(session.graph.session, watcher.run)
+    session.graph = GraphSession(watch, session.graph.name)
     return watch
 
 
-def _sample(tokens: int, times: list[tuple[float, float]]) -> Sample:
-    return Sample(tokens, tuple(wall for wall, _ in times), tuple(inside for _, inside in times))
+def _sample(tokens: int, times: list[tuple[float, float]], before: float | None, after: float | None) -> Sample:
+    joules = None if before is None or after is None else after - before
+    return Sample(tokens, tuple(wall for wall, _ in times), tuple(inside for _, inside in times), joules)
 
 
 def shape_of(folder: ModelFolder) -> Shape:

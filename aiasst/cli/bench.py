@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aiasst.cli import output
-from aiasst.cli.options import Config, Folder, Json, Quiet
+from aiasst.cli import output, trace_view
+from aiasst.cli.options import Config, Folder, Force, Json, Quiet
 from aiasst.errors import UsageError
 
 if TYPE_CHECKING:
     from aiasst.bench import PeerModel, Report
     from aiasst.bench.figures import Speed
+    from aiasst.bench.readings import Change, Readings
 
 EXAMPLES = (
     "aiasst bench story-int4 --config device.json\n\n"
     "aiasst bench qwen3-int4 --seconds 120 --plot speed.png\n\n"
+    "aiasst bench qwen3-int4 --trace steps.json\n\n"
     "aiasst bench llama-int4 --against llama.cpp --peer-model llama-q4.gguf --peer-python other/bin/python"
 )
 
@@ -41,6 +44,10 @@ def command(
         str, typer.Option("--sequences", metavar="N,N", help="Numbers of answers at once.")
     ] = "1,2,4,8,16",
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the figures.")] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", metavar="FILE.json", help="Take some steps apart, for Chrome and Perfetto as well."),
+    ] = None,
     against: Annotated[
         str | None, typer.Option("--against", metavar="NAME", help="llama.cpp", rich_help_panel=_PEER)
     ] = None,
@@ -57,6 +64,7 @@ def command(
             rich_help_panel=_PEER,
         ),
     ] = None,
+    force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -67,6 +75,9 @@ def command(
     others were at work on it.
 
     Another runtime can be measured in the same rounds, with as many threads.
+
+    --trace makes some steps more with ONNX Runtime's profiler on, says which
+    operators they go to, and writes a trace. The speeds are those without it.
     """
     from aiasst.bench import bench
 
@@ -78,7 +89,7 @@ def command(
     with output.progress(quiet=quiet) as progress:
         report = bench(
             folder, config, seconds=seconds, prompt_tokens=prompt_tokens, sequences=_numbers(sequences), against=peer,
-            progress=progress,
+            trace=trace, force=force, progress=progress,
         )  # fmt: skip
     if plot is not None:
         from aiasst.bench.drawing import draw
@@ -89,7 +100,7 @@ def command(
     else:
         _show(report)
     if not quiet:
-        _remark(report, config, plot)
+        _remark(report, config, plot, trace)
 
 
 command.__name__ = "bench"
@@ -146,8 +157,56 @@ def document(report: Report) -> dict[str, Any]:
         "bandwidth_share": round(report.bandwidth_share, 3),
         "engine_overhead_share": {count: round(one.overhead_share, 4) for count, one in decode.items()},
         "forms": report.forms or None,
+        **_readings_document(report.readings),
+        "trace": None if report.trace is None else trace_view.document(report.trace),
         "against": _peer_document(report),
     }
+
+
+def _readings_document(readings: Readings) -> dict[str, Any]:
+    """Energy, heat and clocks; null where nothing could be read, with the reason."""
+    energy, throttling = readings.energy, readings.throttling
+    decode = {str(count): joules for count, joules in energy.decode.items()}
+    known = not energy.reason
+    return {
+        "energy": {
+            "of": energy.scope or None,
+            "joules_per_token": {
+                "prefill": _rounded(energy.prefill),
+                "decode": {count: _rounded(joules) for count, joules in decode.items()},
+            }
+            if known
+            else None,
+            "tokens_per_joule": {
+                "prefill": _inverse(energy.prefill),
+                "decode": {count: _inverse(joules) for count, joules in decode.items()},
+            }
+            if known
+            else None,
+            "reason": energy.reason or None,
+        },
+        "temperature_celsius": _change_document(readings.temperature_celsius, 1),
+        "frequency_mhz": _change_document(readings.frequency_hertz, 1e-6),
+        "throttling": {
+            "seen": throttling.seen,
+            "events": throttling.events,
+            "flags": list(throttling.flags),
+            "reason": throttling.reason or None,
+        },
+    }
+
+
+def _change_document(change: Change, unit: float) -> dict[str, Any]:
+    before, after = (None if value is None else round(value * unit, 1) for value in (change.before, change.after))
+    return {"before": before, "after": after, "of": change.scope or None, "reason": change.reason or None}
+
+
+def _rounded(joules: float | None) -> float | None:
+    return None if joules is None else float(f"{joules:.4g}")
+
+
+def _inverse(joules: float | None) -> float | None:
+    return None if joules is None else float(f"{1 / joules:.4g}")
 
 
 def _peer_document(report: Report) -> dict[str, Any] | None:
@@ -179,6 +238,9 @@ def _show(report: Report) -> None:
     output.table(title, columns, rows, right=columns[1:], caption=caption)
     output.picture("Decode by number of answers at once, tokens a second", _bars(report))
     output.section("One answer", _facts(report))
+    output.section("\nEnergy and heat", _readings(report.readings))
+    if report.trace is not None:
+        trace_view.show(report.trace)
 
 
 def _speeds(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -240,6 +302,47 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     return facts
 
 
+def _readings(readings: Readings) -> list[tuple[str, str]]:
+    heat, clock = readings.temperature_celsius, readings.frequency_hertz
+    return [
+        ("energy", _energy(readings)),
+        ("temperature", _changed(heat, lambda celsius: f"{celsius:.0f} °C")),
+        ("clock", _changed(clock, lambda hertz: f"{hertz / 1e9:.2f} GHz")),
+        ("throttling", _throttling(readings)),
+    ]
+
+
+def _energy(readings: Readings) -> str:
+    energy = readings.energy
+    if energy.reason:
+        return f"not known: {energy.reason}"
+    told = {"read": energy.prefill} | {f"written, {count} at once": joules for count, joules in energy.decode.items()}
+    words = [f"{_joules(joules)} a token {name}" for name, joules in told.items() if joules is not None]
+    return f"{', '.join(words)}; {energy.scope}, with whatever else ran there"
+
+
+def _joules(joules: float) -> str:
+    return (
+        f"{joules:.2f} J ({1 / joules:.2f} tokens a joule)"
+        if joules >= 0.1
+        else f"{joules * 1000:.2g} mJ ({1 / joules:.3g} tokens a joule)"
+    )
+
+
+def _changed(change: Change, words: Callable[[float], str]) -> str:
+    if change.before is None or change.after is None:
+        return f"not known: {change.reason}"
+    return f"{words(change.before)} before, {words(change.after)} after ({change.scope})"
+
+
+def _throttling(readings: Readings) -> str:
+    throttling = readings.throttling
+    if throttling.reason:
+        return f"not known: {throttling.reason}"
+    seen = [f"{throttling.events} events in the meantime"] if throttling.events else []
+    return ", ".join([*seen, *throttling.flags]) or "none seen"
+
+
 def _bandwidth(report: Report) -> str:
     read = f"{output.human_bytes(report.token_bytes)} of weights a token"
     memory = f"this memory can deliver ({report.bandwidth_bytes_per_second / 1e9:.1f} GB/s)"
@@ -253,7 +356,7 @@ def _bandwidth(report: Report) -> str:
     return words
 
 
-def _remark(report: Report, config: Path | None, plot: Path | None) -> None:
+def _remark(report: Report, config: Path | None, plot: Path | None, trace: Path | None) -> None:
     source = (
         f"as {output.plain(config)} says"
         if config
@@ -271,5 +374,9 @@ def _remark(report: Report, config: Path | None, plot: Path | None) -> None:
         output.note(
             f"The rounds differ by up to {report.noise:.0%}: others are at work here. More --seconds, or another hour."
         )
+    if report.readings.throttling.seen:
+        output.note("The machine was throttled: cooler, or with a stronger supply, it would be faster.")
     if plot is not None:
         output.note(f"Drawn: {output.plain(plot)}")
+    if trace is not None:
+        output.note(f"Trace: {output.plain(trace)}; open it at chrome://tracing or with Perfetto.")

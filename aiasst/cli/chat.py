@@ -121,6 +121,8 @@ def command(
     if engine.forms and not quiet:
         output.note(f"[dim]{output.plain(engine.forms)}[/]")
     _hold(conversation, model, resume=resume, json=json, quiet=quiet)
+    if (paused := engine.engine.stats.paced_seconds) and not quiet:
+        output.note(f"[dim]Paced: {output.paced(paused)}.[/]")
 
 
 command.__name__ = "chat"

@@ -99,6 +99,11 @@ def picture(title: str, lines: Sequence[str]) -> None:
     console.print(f"[bold]{plain(title)}[/]", "", *lines, "", sep="\n")
 
 
+def paced(seconds: float) -> str:
+    """Pauses between steps, in words."""
+    return f"{seconds:.1f} s of pauses kept the limits of the device config"
+
+
 def plain(value: object) -> str:
     """`value` as text that `note` shows as it is, whatever brackets it has."""
     from rich.markup import escape

@@ -19,6 +19,8 @@ EXAMPLES = (
 )
 
 _Rows = list[tuple[str, str]]
+_NAMES = 4
+"""Sensors of a source and kind that are named."""
 
 
 def command(
@@ -121,6 +123,8 @@ command.__name__ = "profile"
 
 def _show(config: DeviceConfig) -> None:
     output.section("Machine", _machine(config.hardware))
+    if config.hardware.sensors:
+        output.section("\nReadings of energy, heat and clocks", _readings(config.hardware))
     if config.costs.bandwidth:
         output.section("\nMeasured", _bandwidth(config.costs))
     if config.costs.matmul:
@@ -165,6 +169,20 @@ def _machine(hardware: Hardware) -> _Rows:
         nodes = " · ".join(f"{len(n.cpus)} threads, {output.human_bytes(n.memory_bytes)}" for n in hardware.numa)
         rows.insert(4, ("NUMA nodes", nodes))
     return rows
+
+
+def _readings(hardware: Hardware) -> _Rows:
+    """A row a source: what it tells, or why it does not."""
+    rows: dict[str, list[str]] = {}
+    there = [sensor for sensor in hardware.sensors if sensor.available]
+    for source, kind in dict.fromkeys((sensor.source, sensor.kind) for sensor in there):
+        names = [sensor.name for sensor in there if (sensor.source, sensor.kind) == (source, kind)]
+        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+        rows.setdefault(source, []).append(f"{kind} of {', '.join(names[:_NAMES])}{more}")
+    for sensor in hardware.sensors:
+        if not sensor.available:
+            rows.setdefault(sensor.source, []).append(f"missing: {sensor.reason}")
+    return [(source.replace("_", " "), "; ".join(told)) for source, told in rows.items()]
 
 
 def _cores(hardware: Hardware) -> str:
@@ -237,7 +255,11 @@ def _cell(microseconds: float | None, best: float) -> str:
 
 
 def _decisions(decisions: Decisions) -> list[tuple[str, str, str]]:
-    pinned = decisions.affinity.value
+    pinned, heat, power = decisions.affinity.value, decisions.temperature_limit_celsius, decisions.power_limit_watts
+    limits = [
+        (name, "none" if limit.value is None else f"{limit.value:g} {unit}", limit.reason)
+        for name, limit, unit in (("temperature limit", heat, "°C"), ("power limit", power, "W"))
+    ]
     rows = [
         ("provider", decisions.provider.value, decisions.provider.reason),
         ("threads", str(decisions.threads.value), decisions.threads.reason),
@@ -253,6 +275,7 @@ def _decisions(decisions: Decisions) -> list[tuple[str, str, str]]:
             f"{decisions.inter_token_latency_ms.value} ms",
             decisions.inter_token_latency_ms.reason,
         ),
+        *limits,
     ]
     if (twin := decisions.twin) is not None:
         rows.append(("second form", f"from {twin.from_rows} rows" if twin.use else "not used", twin.reason))

@@ -153,4 +153,6 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "speed", f"{summary.tokens_per_second:.1f} tok/s over {summary.seconds:.1f} s"
     if summary.drafted_tokens:
         yield "drafts", f"{summary.accepted_tokens} of {summary.drafted_tokens} tokens accepted"
+    if summary.paced_seconds:
+        yield "paced", output.paced(summary.paced_seconds)
     yield "seed", str(summary.seed)

@@ -9,5 +9,7 @@ prefix.py     which row a prompt begins in, and where its beginning is taken fro
 prefix_store.py   keys and values that rows had before, under a budget; prefix_index.py finds them, prefix_file.py writes them
 cache.py      the arrays of the KV cache: rows, buckets of capacity, the memory ceiling
 sampling.py   logits → the next token
+pacing.py     readings and time in, pauses out: limits of temperature and power
+limits.py     the device config's limits → a pacer on this machine's sensors
 constrain.py  a schema, a regular expression or a grammar → the tokens that may come next
 """

@@ -29,6 +29,7 @@ import numpy.typing as npt
 import psutil
 
 from aiasst.engine.cache import CacheShape, KVCache, budget_under
+from aiasst.engine.pacing import Pacer
 from aiasst.engine.prefix import LEAST, Placement, Resident, common_prefix, place
 from aiasst.engine.prefix_file import Piece
 from aiasst.engine.prefix_index import NOTHING, Found
@@ -46,6 +47,10 @@ CHUNK = 256
 """Tokens of a prompt that are read in one run, at most."""
 PREFIX_BYTES = 512 * 2**20
 """Memory for what rows held before, at most; under a ceiling, what the rows leave of it."""
+
+
+def _unwatched(_: str) -> None:
+    """Nobody asks where a step goes."""
 
 
 class Decoder(Protocol):
@@ -96,6 +101,8 @@ class EngineStats:
     """Memory that the whole process takes now."""
     ceiling_bytes: int | None
     """What it may take; None: no limit was set."""
+    paced_seconds: float
+    """Pauses that kept a limit of temperature or power."""
 
 
 class _Sequence:
@@ -136,12 +143,16 @@ class Engine:
         prefix_bytes: int = PREFIX_BYTES,
         clock: Callable[[], float] = time.perf_counter,
         speculate: bool = False,
+        pacer: Pacer | None = None,
+        on_phase: Callable[[str], None] = _unwatched,
     ) -> None:
         """`slots` sequences at once, fewer where they do not fit under the ceiling (weights, cache and stored prefixes together).
 
         Prompts are read in pieces of `chunk` tokens, or of fewer where the answers under way would otherwise wait longer
         than `inter_token_latency` seconds for their next token. Costs and deadlines are measured on `clock`, in seconds.
         With `speculate`, an answer that is alone gets several tokens a step where drafts of them pay.
+        `pacer` pauses between steps where there is a limit to keep. `on_phase` is told when a phase of a step begins:
+        admit, feed (what the session's run gets and gives, the run inside), sample, and "" at the end of the step.
 
         Raises:
             ResourceError: not even one sequence fits.
@@ -174,6 +185,8 @@ class Engine:
         self._events: list[Event] = []
         self._ceiling_bytes = memory_ceiling_bytes
         self._clock = clock
+        self._pacer = pacer
+        self._on_phase = on_phase
         self._steps = 0
         self._process = psutil.Process()
         self._prefill_tokens = self._cached_tokens = self._decoded_tokens = 0
@@ -220,6 +233,7 @@ class Engine:
             waiting=len(self._scheduler.waiting),
             resident_bytes=self._process.memory_info().rss,
             ceiling_bytes=self._ceiling_bytes,
+            paced_seconds=0.0 if self._pacer is None else self._pacer.paced_seconds,
         )
 
     @property
@@ -268,16 +282,21 @@ class Engine:
             self._end(sequence, None if silent else "cancelled", None)
 
     def step(self) -> list[Event]:
-        """Run the session once, if there is work, and give what happened since the last step.
+        """Run the session once, if there is work, and give what happened since the last step; or rest a little, see pacing.py.
 
         Raises:
             ArtifactError, ResourceError: the session failed; the requests under way stay as they were.
         """
         for request_id in self._scheduler.expired():
             self._end(self._sequences[request_id], "deadline", None)
+        if self._pacer is not None and self._pacer.resting():
+            events, self._events = self._events, []
+            return events
+        self._on_phase("admit")
         self._admit()
         work = self._scheduler.next()
         self._steps += 1
+        self._on_phase("feed")
         began = self._clock()
         if isinstance(work, Prefill):
             self._prefill(work)
@@ -289,6 +308,9 @@ class Engine:
             else:
                 self._decode(work)
                 self._scheduler.costs.decoded(len(work.request_ids), self._clock() - began)
+        if self._pacer is not None:
+            self._pacer.worked(self._clock() - began)
+        self._on_phase("")
         events, self._events = self._events, []
         return events
 
@@ -458,6 +480,7 @@ class Engine:
 
     def _choose(self, sequences: list[_Sequence], logits: npt.NDArray[np.float32]) -> None:
         """Sample the next token of each sequence and tell it."""
+        self._on_phase("sample")
         tokens = sample(logits, sequences).tolist()
         # From the last row up: where several end at once, none is moved into a hole only to leave it.
         for sequence, token, row in reversed(list(zip(sequences, tokens, logits, strict=True))):

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from aiasst.artifacts.device import Decisions
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.runtime.pair import PairedSession
 from aiasst.runtime.session import DecoderSession, settings_from
 
 
-def open_decoder(folder: ModelFolder, decisions: Decisions) -> DecoderSession | PairedSession:
+def open_decoder(
+    folder: ModelFolder, decisions: Decisions, *, profile: Path | None = None
+) -> DecoderSession | PairedSession:
     """Open the decoder of a model folder; both forms where it has two and `decisions` want both.
+
+    With `profile` ONNX Runtime's profiler is on in the first form; see `SessionSettings`.
 
     Raises:
         ArtifactError: the folder is no causal decoder, or a graph is damaged.
         ResourceError: the execution provider does not load, or memory is short.
     """
-    settings = settings_from(decisions)
-    first = DecoderSession.open(folder, settings)
+    first = DecoderSession.open(folder, replace(settings_from(decisions), profile=profile))
     decided = decisions.twin
     if folder.manifest.twin is None or decided is None or not decided.use:
         return first

@@ -13,6 +13,7 @@ from aiasst.engine import prefix_file
 from aiasst.engine.constrain import Constrainer, Constraint
 from aiasst.engine.engine import Engine
 from aiasst.engine.forms import forms_in_words, open_decoder
+from aiasst.engine.limits import pacer_for
 from aiasst.engine.requests import Event, Finished, Request, Sampling, TokenChances
 from aiasst.engine.stop import StopFilter
 from aiasst.errors import PromptError
@@ -103,7 +104,8 @@ class TextEngine:
 
     Raises:
         ArtifactError: the folder is no text generator, or lacks its tokenizer.
-        ResourceError: the execution provider does not load, or the model does not fit under the memory ceiling.
+        ResourceError: the execution provider does not load, the model does not fit under the memory ceiling, or a limit of
+            temperature or power cannot be kept here.
     """
 
     def __init__(self, folder: ModelFolder, config: DeviceConfig, *, speculate: bool = True) -> None:
@@ -116,6 +118,7 @@ class TextEngine:
             memory_ceiling_bytes=decisions.memory_ceiling_bytes.value,
             inter_token_latency=decisions.inter_token_latency_ms.value / 1000,
             speculate=speculate,
+            pacer=pacer_for(decisions),
         )
         self._assemble(tokenizer, engine, folder.manifest.tokens.eos, folder.identity)
         self.forms = forms_in_words(folder, decisions)

@@ -6,7 +6,7 @@ import hashlib
 
 from aiasst.artifacts.device import CoreGroup, Hardware
 from aiasst.profile.host import Host
-from aiasst.profile.probes import accelerators, caches, cores, cpu, limits, memory, numa, providers
+from aiasst.profile.probes import accelerators, caches, cores, cpu, limits, memory, numa, providers, sensors
 from aiasst.profile.probes.cores import Core, Cores
 from aiasst.profile.probes.limits import Limits
 from aiasst.profile.probes.memory import Memory
@@ -15,7 +15,7 @@ _GIB = 2**30
 
 
 def read_hardware(host: Host, *, thorough: bool = True) -> Hardware:
-    """What `host` is. Not `thorough`: neither accelerators nor providers are asked, which can take seconds."""
+    """What `host` is. Not `thorough`: neither accelerators nor providers nor sensors are asked, which can take seconds."""
     processor, all_cores = cpu.probe(host), cores.probe(host)
     main_memory, container = memory.probe(host), limits.probe(host)
     usable = _usable(all_cores, host, container)
@@ -39,6 +39,7 @@ def read_hardware(host: Host, *, thorough: bool = True) -> Hardware:
         memory_free_bytes=min(free, main_memory.free, limit),
         accelerators=accelerators(host) if thorough else (),
         providers=providers.probe() if thorough else (),
+        sensors=sensors.probe(host) if thorough else (),
     )
 
 

@@ -58,6 +58,8 @@ class Summary:
     drafted_tokens: int
     accepted_tokens: int
     """Both as in `engine.text.Usage`."""
+    paced_seconds: float = 0.0
+    """Pauses that kept the device config's limits of temperature and power; `seconds` has them in it."""
 
 
 def load(
@@ -127,7 +129,7 @@ def run(
     with open_prompts(prompts) as source:
         job = Job.of(model, prompts_sha256=source.sha256, rows=source.rows, sampling=wanted, stop=stop)
         with _opened(prompts, answers, source, job, seed_given=wanted.seed is not None, restart=restart) as sink:
-            meter = Meter(source.rows, sink.done.rows, progress)
+            meter, paced = Meter(source.rows, sink.done.rows, progress), 0.0
             if sink.done.rows < source.rows:  # else the model need not be loaded
                 progress(Progress("load", 0, 1, model.path.name))
                 engine = load(model, config, speculate=wanted.seed is None if speculate is None else speculate)
@@ -136,7 +138,8 @@ def run(
                 rows = RowReader(replace(wanted, seed=None), stop, sink.job.seed)
                 with kept(engine, keep_in, model.path.resolve().name, note):
                     answer_rows(engine, _left(source, rows, sink.done), sink.append, meter)
-            return _summary(sink, meter)
+                paced = engine.engine.stats.paced_seconds
+            return _summary(sink, meter, paced)
 
 
 def _opened(
@@ -164,7 +167,7 @@ def _left(prompts: Prompts, reader: RowReader, done: Done) -> Iterator[Row | Bad
             yield row
 
 
-def _summary(sink: AnswersFile | AnswersStream, meter: Meter) -> Summary:
+def _summary(sink: AnswersFile | AnswersStream, meter: Meter, paced_seconds: float) -> Summary:
     return Summary(
         rows=meter.total,
         earlier=meter.earlier,
@@ -177,4 +180,5 @@ def _summary(sink: AnswersFile | AnswersStream, meter: Meter) -> Summary:
         tokens_per_second=meter.tokens_per_second if meter.rows else 0.0,
         drafted_tokens=meter.drafted_tokens,
         accepted_tokens=meter.accepted_tokens,
+        paced_seconds=round(paced_seconds, 3),
     )

@@ -139,6 +139,10 @@ class GraphSession:
             )
         return results
 
+    def end_profiling(self) -> Path:
+        """Switch the profiler off that `SessionSettings.profile` asked for; the file with its profile."""
+        return Path(self.session.end_profiling())
+
 
 @dataclass
 class _Binding:

@@ -33,6 +33,8 @@ class SessionSettings:
     rests: bool = False
     """Whether its threads sleep as soon as a run ends, instead of waiting awake for the next: right for a session that runs now and
     then beside another one, whose threads would find the cores taken."""
+    profile: Path | None = None
+    """What a profile's file begins with (ONNX Runtime adds the time and .json); None: no profiler, which slows every node."""
 
 
 def settings_from(decisions: Decisions, *, rests: bool = False) -> SessionSettings:
@@ -47,6 +49,9 @@ def session_options(settings: SessionSettings) -> ort.SessionOptions:
     threads = settings.threads or len(settings.affinity or ())
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if settings.profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(settings.profile)
     if not settings.prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = options.enable_mem_pattern = settings.arena

@@ -9,16 +9,21 @@ import pytest
 
 from aiasst.bench.drawing import check_file, draw
 from aiasst.bench.figures import Speed
+from aiasst.bench.readings import Change, Energy, Readings, Throttling
 from aiasst.bench.report import Against, Decoding, PeerDecoding, Report
 from aiasst.errors import UsageError
 
+SILENT = Readings(
+    Energy(None, {}, "", "a test"), Change(None, None, "", "a test"), Change(None, None, "", "a test"),
+    Throttling(None, (), "a test"),
+)  # fmt: skip
 REPORT = Report(
     model="tiny [1]", model_bytes=10**6, machine="a machine, 2 cores", provider="cpu", threads=2, onnxruntime="1",
     rounds=5, seconds=1.0, prompt_tokens=512, decode_steps=8, prefill=Speed(300, 280), ttft_ms=1800.0,
     inter_token_ms=(20.0, 21.0, 19.5, 40.0), inter_token_ms_p50=20.5, inter_token_ms_p99=39.4,
     decode=(Decoding(1, Speed(50.2, 48), 0.02), Decoding(8, Speed(180, 170), 0.03)), left_out=(16,),
     load_seconds=1.2, load_seconds_warm=0.8, peak_rss_bytes=10**9, token_bytes=8 * 10**8,
-    bandwidth_bytes_per_second=4e10, bandwidth_share=0.9, cache_bytes=10**7, against=None,
+    bandwidth_bytes_per_second=4e10, bandwidth_share=0.9, cache_bytes=10**7, readings=SILENT, against=None,
 )  # fmt: skip
 PEER = Against(
     peer="llama.cpp", version="0.3", model="1B", model_bytes=10**6, prefill=Speed(200, 190), prefill_ratio=1.5,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -14,6 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from aiasst import sensors
+from aiasst.artifacts.device import LimitDecision, save_device_config
+from aiasst.cli import chat
+from aiasst.engine import pacing
+from aiasst.profile import quick_config
+from aiasst.sensors import Found, Place, Sensor
 
 BEGIN = "Once upon a time there was a little girl who"
 
@@ -194,3 +202,24 @@ def test_json_is_for_pipes(story: Path) -> None:
     window = Terminal([sys.executable, "-m", "aiasst", "chat", "--json"])
     window.wait_for("for pipes")
     assert window.close() == 1
+
+
+def test_pauses_for_a_limit_are_told_in_a_line(
+    story: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readings = iter([90.0] * 4)
+
+    def cooling(_: Place | None) -> Found:
+        return Found((Sensor("thermal_zones", "temperature", "cpu-thermal", lambda: next(readings, 40.0)),))
+
+    monkeypatch.setattr(sensors, "find", cooling)
+    monkeypatch.setattr(pacing, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Once upon a time\n"))
+    found = quick_config()
+    limit = LimitDecision(value=80.0, reason="a test")
+    decisions = found.decisions.model_copy(update={"temperature_limit_celsius": limit})
+    save_device_config(tmp_path / "device.json", found.model_copy(update={"decisions": decisions}))
+    chat.command(story, tmp_path / "device.json", max_tokens=20, seed=1)
+    told = capsys.readouterr()
+    assert told.out.strip()
+    assert "s of pauses kept the limits of the device config." in " ".join(told.err.split())

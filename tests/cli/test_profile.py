@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from aiasst.artifacts.device import load_device_config
+from aiasst.artifacts.device import SensorFact, load_device_config
 from aiasst.artifacts.model_folder import Manifest, Source, write_manifest
+from aiasst.cli import profile
+from aiasst.profile.hardware import read_hardware
+from aiasst.profile.host import this_host
 
 
 def start(*arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
@@ -29,7 +32,7 @@ def test_the_page_fits_and_says_how_to_keep_it(columns: int) -> None:
     shown = start("--quick", columns=columns)
     assert shown.returncode == 0
     assert max(map(len, shown.stdout.splitlines())) <= columns
-    for word in ("Machine", "CPU", "Decided", "threads", "memory ceiling"):
+    for word in ("Machine", "CPU", "Readings", "rapl", "Decided", "threads", "memory ceiling", "temperature limit"):
         assert word in shown.stdout
     assert "aiasst profile -o device.json" in shown.stderr
 
@@ -40,6 +43,10 @@ def test_json_is_one_document_and_quiet_says_nothing() -> None:
     document = json.loads(shown.stdout)
     assert document["decisions"]["threads"]["value"] >= 1
     assert document["decisions"]["threads"]["reason"]
+    assert document["decisions"]["temperature_limit_celsius"]["value"] is None
+    sensors = document["hardware"]["sensors"]
+    assert {"rapl", "hwmon", "battery"} <= {sensor["source"] for sensor in sensors}
+    assert all(sensor["available"] != bool(sensor["reason"]) for sensor in sensors)
 
 
 def test_what_was_measured_is_written_and_shown(tmp_path: Path) -> None:
@@ -95,3 +102,17 @@ def test_a_config_of_another_machine_is_refused_by_run(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "Zilog Z80, 1 cores" in ended.stderr.replace("\n", " ")
     assert not (tmp_path / "answers.jsonl").exists()
+
+
+def test_readings_are_told_by_their_source() -> None:
+    cores = [
+        SensorFact(source="hwmon", kind="temperature", name=f"coretemp Core {n}", available=True) for n in range(6)
+    ]
+    missing = SensorFact(source="rapl", name="package-0", available=False, reason="it may not be read")
+    zone = SensorFact(source="thermal_zones", kind="temperature", name="acpitz", available=True)
+    hardware = read_hardware(this_host(), thorough=False).model_copy(update={"sensors": (*cores, zone, missing)})
+    assert profile._readings(hardware) == [
+        ("hwmon", "temperature of coretemp Core 0, coretemp Core 1, coretemp Core 2, coretemp Core 3 and 2 more"),
+        ("thermal zones", "temperature of acpitz"),
+        ("rapl", "missing: it may not be read"),
+    ]

@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aiasst.artifacts.device import save_device_config
+from aiasst.artifacts.device import LimitDecision, save_device_config
+from aiasst.cli.run import _facts
 from aiasst.profile import quick_config
+from aiasst.run import Summary
+from aiasst.sensors import chosen, find
 
 PROMPTS = [
     {"id": "wood", "prompt": "Once upon a time, in a little house"},
@@ -250,3 +254,30 @@ def test_ctrl_c_says_how_to_go_on(story: Path, tmp_path: Path) -> None:
     assert "the same command goes on from there" in said
     assert "Traceback" not in said
     assert len(answers_in_whole_lines(out)) == out.read_bytes().count(b"\n")
+
+
+def test_pauses_for_a_limit_are_told_in_a_line() -> None:
+    summary = Summary(
+        rows=3, earlier=0, errors=0, seed=1, prompt_tokens=9, cached_tokens=0, completion_tokens=30, seconds=9.0,
+        tokens_per_second=3.3,
+    )  # fmt: skip
+    assert "paced" not in dict(_facts(summary))
+    assert dict(_facts(replace(summary, paced_seconds=4.24)))["paced"] == (
+        "4.2 s of pauses kept the limits of the device config"
+    )
+
+
+def test_a_limit_that_cannot_be_kept_is_refused(story: Path, prompts: Path, tmp_path: Path) -> None:
+    found = quick_config()
+    impossible = chosen.temperature(find())
+    if impossible.sensors:
+        pytest.skip("this machine tells its temperature")
+    limit = LimitDecision(value=70, reason="it stands in a cupboard")
+    decisions = found.decisions.model_copy(update={"temperature_limit_celsius": limit})
+    config = tmp_path / "device.json"
+    save_device_config(config, found.model_copy(update={"decisions": decisions}))
+    ended = start(story, prompts, "-o", tmp_path / "answers.jsonl", "--config", config)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "a limit of 70 °C, which cannot be kept here" in ended.stderr
+    assert "temperature_limit_celsius" in ended.stderr
+    assert not (tmp_path / "answers.jsonl").exists()

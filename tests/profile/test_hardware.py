@@ -12,7 +12,7 @@ from aiasst.artifacts.device import Hardware
 from aiasst.profile import probes
 from aiasst.profile.hardware import read_hardware
 from aiasst.profile.host import Host, LibraryFacts, cpu_list, key_values, run_command, this_host
-from aiasst.profile.probes import accelerators
+from aiasst.profile.probes import accelerators, sensors
 
 
 def read(host: Host) -> Hardware:
@@ -26,6 +26,8 @@ def caches(hardware: Hardware) -> set[tuple[int, str, int, int]]:
 def test_raspberry_pi(raspberry: Host) -> None:
     hardware = read(raspberry)
     assert hardware.cpu_model == "Cortex-A76 (Raspberry Pi 5 Model B Rev 1.0)"
+    # What run and chat ask at every start looks for no sensor.
+    assert hardware.sensors == ()
     assert hardware.instruction_sets == ("dotprod", "fp16", "neon")
     assert (hardware.physical_cores, hardware.logical_cores, hardware.usable_cores) == (4, 4, 4.0)
     assert [group.kind for group in hardware.core_groups] == ["performance"]
@@ -37,6 +39,24 @@ def test_raspberry_pi(raspberry: Host) -> None:
     }
     assert hardware.memory_total_bytes == hardware.memory_limit_bytes == 8255488 * 1024
     assert [(a.kind, a.name, a.driver) for a in accelerators(raspberry)] == [("gpu", "Broadcom VideoCore", "v3d")]
+
+
+def test_readings_that_are_there_and_missing(plant) -> None:
+    host = plant(
+        {
+            "/sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+            "/sys/class/thermal/thermal_zone0/temp": "51000\n",
+            "/sys/class/powercap/intel-rapl:0/name": "package-0\n",
+            "/sys/class/powercap/intel-rapl:0/energy_uj": "not a number\n",
+        }
+    )
+    found = sensors.probe(host)
+    there = [(sensor.source, sensor.kind, sensor.name, sensor.reason) for sensor in found if sensor.available]
+    assert there == [("thermal_zones", "temperature", "cpu-thermal", "")]
+    missing = {sensor.source: sensor for sensor in found if not sensor.available}
+    assert missing["rapl"].name == "package-0"
+    assert "holds no number" in missing["rapl"].reason
+    assert {"battery", "cpufreq", "hwmon", "nvidia", "raspberry", "throttling"} <= set(missing)
 
 
 def test_server_with_amx_and_two_nodes(amx_server: Host) -> None:

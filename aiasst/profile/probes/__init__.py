@@ -1,6 +1,6 @@
 """What is here: one file a kind, each with `probe(host)`, which never raises and gives [], () or None for what is absent.
 
-cpu, cores, caches, numa, memory, limits and providers are asked by name, each for its own part of Hardware; the files
+cpu, cores, caches, numa, memory, limits, providers and sensors are asked by name, each for its own part of Hardware; the files
 gpu_*.py and npu_*.py are found by their names and give the accelerators that they know.
 """
 
