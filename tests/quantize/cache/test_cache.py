@@ -234,9 +234,7 @@ def test_a_limit_of_size_counts_the_scales(tiny: Tiny, tmp_path: Path) -> None:
     plan = preview(tiny("qwen2"), tmp_path / "out", cache="int8", sequences=2, budget=limit)
     assert plan.mix is not None
     assert plan.recipe.cache == plan.mix.recipe.cache == "int8"
-    folder = quantize(
-        tiny("qwen2"), tmp_path / "out", recipe=plan.recipe, algorithm="mse", sequences=2, budget=limit
-    )
+    folder = quantize(tiny("qwen2"), tmp_path / "out", recipe=plan.recipe, algorithm="mse", sequences=2, budget=limit)
     assert 400_000 < folder.weight_bytes <= 500_000
     assert folder.manifest.quantization is not None and folder.manifest.quantization.cache is not None
 
