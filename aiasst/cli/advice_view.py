@@ -148,7 +148,7 @@ def _say(advice: Advice, machine: Machine, commands: list[str]) -> None:
     origin = "this machine's measurements" if machine.speeds.measured else "its specification, so the range is wide"
     output.note(f"\nPredicted from {origin}." + (f" Note: {machine.speeds.note}." if machine.speeds.note else ""))
     if advice.best is None:
-        output.note(f"Nothing to take: {output.plain(advice.reason)}. A smaller model: aiasst advise")
+        output.note(f"Nothing to take: {output.plain(advice.reason)}. Other models: aiasst advise")
         return
     output.note(f"* Take {advice.best.form.name}: {output.plain(advice.reason)}.")
     say_of_card(machine)
