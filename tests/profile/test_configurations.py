@@ -101,6 +101,11 @@ def test_a_number_that_is_none_is_refused(value: object) -> None:
         shape_of(TINY | {"num_hidden_layers": value})
 
 
+def test_more_layers_than_any_model_has_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="layers"):
+        shape_of(TINY | {"num_hidden_layers": 2**30})
+
+
 def test_more_heads_than_numbers_are_refused() -> None:
     with pytest.raises(CheckpointError, match="heads"):
         shape_of(TINY | {"num_attention_heads": 128})
