@@ -22,6 +22,8 @@ CacheFormat = Literal["float", "int8"]
 BLOCK_FORMATS = frozenset({"int8", "int4", "int2"})
 BLOCK_SIZES = (32, 64, 128, 256)
 INT2_BLOCK_SIZES = (32, 64, 128)
+# A padded weight takes bytes and time like any other: beyond this, a smaller block is both smaller and faster.
+_MOST_PADDING = 1.25
 # Small, or read by other operators than products and embedding lookups: these stay fp32 whatever a recipe says.
 FLOAT_ROLES: frozenset[Role] = frozenset({"norm", "bias", "rotary", "position_embed", "type_embed"})
 # Matrices with a row for each token: a rule may speak of some of the rows.
@@ -55,6 +57,17 @@ class WeightFormat(Document):
         if self.block_size is None:
             return self.format
         return f"{self.format}-b{self.block_size}" + ("-zp" if self.zero_point else "")
+
+    def padded(self, k: int) -> int:
+        """What `k` inputs become in whole blocks."""
+        return k if self.block_size is None else -(-k // self.block_size) * self.block_size
+
+    def fitting(self, k: int) -> WeightFormat:
+        """The same format, with blocks so small that `k` inputs are not padded by more than a quarter."""
+        spec = self
+        while spec.block_size is not None and spec.block_size > BLOCK_SIZES[0] and spec.padded(k) > k * _MOST_PADDING:
+            spec = spec.model_copy(update={"block_size": spec.block_size // 2})
+        return spec
 
 
 class Rule(Document):

@@ -129,6 +129,12 @@ def seconds(found: Range) -> str:
     return f"{found.value * 1000:.0f} ms" if found.value < 0.995 else f"{found.value:.1f} s"
 
 
+def seconds_spread(found: Range) -> str:
+    """A time with what it may be: 1.0 s (0.6–1.8)."""
+    factor, digits = (1, 1) if found.value >= 0.995 else (1000, 0)
+    return f"{seconds(found)} ({found.low * factor:.{digits}f}–{found.high * factor:.{digits}f})"
+
+
 def _row(prediction: Prediction, *, recommended: bool) -> list[str]:
     sure = prediction.surely_fits if prediction.fits else not prediction.may_fit
     fits = ("yes" if prediction.fits else "no") if sure else ("nearly" if prediction.fits else "hardly")
@@ -137,7 +143,7 @@ def _row(prediction: Prediction, *, recommended: bool) -> list[str]:
         output.human_bytes(prediction.form.disk_bytes),
         output.human_bytes(prediction.resident.value),
         fits,
-        seconds(prediction.first_token),
+        seconds_spread(prediction.first_token),
         spread(prediction.decode_rate(1)),
         rate(prediction.full_rate(1)),
         spread(prediction.decode_rate(8)),
@@ -148,7 +154,7 @@ def _say(advice: Advice, machine: Machine, commands: list[str]) -> None:
     origin = "this machine's measurements" if machine.speeds.measured else "its specification, so the range is wide"
     output.note(f"\nPredicted from {origin}." + (f" Note: {machine.speeds.note}." if machine.speeds.note else ""))
     if advice.best is None:
-        output.note(f"Nothing to take: {output.plain(advice.reason)}. A smaller model: aiasst advise")
+        output.note(f"Nothing to take: {output.plain(advice.reason)}. Other models: aiasst advise")
         return
     output.note(f"* Take {advice.best.form.name}: {output.plain(advice.reason)}.")
     say_of_card(machine)

@@ -149,6 +149,8 @@ def advise_on(
 
 def recommend(predictions: Sequence[Prediction], speed: float) -> tuple[Prediction | None, str]:
     """The form to take of `predictions` (the most accurate first), and why."""
+    if not predictions:
+        return None, "the costs of its formats were not measured: aiasst profile -o device.json, on a quiet machine"
     # What only Python makes (fp16) is shown and not advised: it is int8 that is as accurate, at half the size.
     candidates = [p for p in predictions if p.form.options] or list(predictions)
     fitting = [p for p in candidates if p.fits]

@@ -14,6 +14,7 @@ from aiasst.profile.shapes import ModelShape
 
 _GENERATES = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_MOST_LAYERS = 4096
 _AGREE = 0.08
 """How far weights computed and weights counted may lie apart: biases, vision towers and padding of vocabularies are smaller."""
 _LEAST_AGREE = 2e6
@@ -121,6 +122,8 @@ def _refuse_others(config: Mapping[str, Any], text: Mapping[str, Any], model_typ
 
 def _shape(text: Mapping[str, Any], model_type: str) -> ModelShape:
     layers, hidden = _number(text, "num_hidden_layers"), _number(text, "hidden_size")
+    if layers > _MOST_LAYERS:
+        raise CheckpointError(f"config.json speaks of {layers} layers, and no model has so many", _ORDINARY)
     heads = _number(text, "num_attention_heads")
     context = _number(text, "max_position_embeddings")
     head_dim = _optional(text, "head_dim") or hidden // heads

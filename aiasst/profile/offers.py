@@ -96,7 +96,7 @@ class Offer:
         embedding: list[Part] = []
         for recipe, share in self._mix(shape):
             for matrix in shape.stored:
-                once = (Part(matrix, recipe.format_of(matrix.role, None, shape.layers), share),)
+                once = (Part(matrix, recipe.format_of(matrix.role, None, shape.layers).fitting(matrix.k), share),)
                 if matrix.role == "embed":
                     embedding += once
                 elif matrix.role == "lm_head":
@@ -178,7 +178,7 @@ def _spec_of(label: str) -> WeightFormat:
 
 
 def _layers(recipe: Recipe, share: float, matrix: MatrixShape) -> Iterator[Part]:
-    formats = [recipe.format_of(matrix.role, layer, matrix.count) for layer in range(matrix.count)]
+    formats = [recipe.format_of(matrix.role, layer, matrix.count).fitting(matrix.k) for layer in range(matrix.count)]
     for spec in dict.fromkeys(formats):
         yield Part(MatrixShape(matrix.role, matrix.k, matrix.n, formats.count(spec)), spec, share)
 
@@ -195,9 +195,9 @@ def matrix_bytes(spec: WeightFormat, k: int, n: int) -> float:
     if spec.format not in BLOCK_FORMATS:
         return k * n * _BITS[spec.format] / 8
     assert spec.block_size is not None
-    blocks = -(-k // spec.block_size)
+    blocks = spec.padded(k) // spec.block_size
     zero_points = -(-blocks * _BITS[spec.format] // 8) if spec.zero_point else 0
-    return n * (blocks * spec.block_size * _BITS[spec.format] / 8 + 4 * blocks + zero_points)
+    return n * (spec.padded(k) * _BITS[spec.format] / 8 + 4 * blocks + zero_points)
 
 
 @cache

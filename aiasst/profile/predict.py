@@ -186,7 +186,8 @@ class _Asked:
     def _products(self, parts: Iterable[Part], rows: int) -> Range | None:
         found = []
         for part in parts:
-            one = self.speeds.product(part.spec, rows, part.matrix.k, part.matrix.n, self.cached)
+            # What blocks are filled up with is multiplied like any weight.
+            one = self.speeds.product(part.spec, rows, part.spec.padded(part.matrix.k), part.matrix.n, self.cached)
             if one is None:
                 return None
             found.append(one.times(part.matrix.count * part.share))

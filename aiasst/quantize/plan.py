@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from aiasst.artifacts.model_folder import Weight
-from aiasst.artifacts.recipe import BLOCK_SIZES, FLOAT_ROLES, Recipe, WeightFormat
+from aiasst.artifacts.recipe import FLOAT_ROLES, Recipe, WeightFormat
 from aiasst.quantize import formats
 from aiasst.quantize.matrix import LeftAlone, Matrix
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 FP32 = WeightFormat(format="fp32")
 # What serves where the wanted format cannot: an embedding (or a head tied to one), a graph of an old opset.
 _FALLBACK = WeightFormat(format="int8", block_size=128)
-# A padded weight takes bytes and time like any other: beyond this, a smaller block is both smaller and faster.
-_MOST_PADDING = 1.25
 
 
 @dataclass(frozen=True)
@@ -136,19 +134,10 @@ def _fitting(wanted: WeightFormat, matrix: Matrix, opset: int) -> tuple[WeightFo
 
 def _without_much_padding(spec: WeightFormat, matrix: Matrix) -> tuple[WeightFormat, str]:
     """`spec` with blocks small enough that K is not padded by more than a quarter, and the reason when they changed."""
-    block = spec.block_size
-    if block is None:
+    fitting = spec.fitting(matrix.k)
+    if fitting == spec:
         return spec, ""
-    while block > BLOCK_SIZES[0] and _padded(matrix.k, block) > matrix.k * _MOST_PADDING:
-        block //= 2
-    if block == spec.block_size:
-        return spec, ""
-    reason = f"blocks of {spec.block_size} would pad {matrix.k} inputs to {_padded(matrix.k, spec.block_size or block)}"
-    return spec.model_copy(update={"block_size": block}), reason
-
-
-def _padded(k: int, block: int) -> int:
-    return -(-k // block) * block
+    return fitting, f"blocks of {spec.block_size} would pad {matrix.k} inputs to {spec.padded(matrix.k)}"
 
 
 def _elements(shape: Sequence[int]) -> int:

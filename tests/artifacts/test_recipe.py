@@ -132,3 +132,13 @@ def test_norms_and_tables_cannot_be_named() -> None:
     for role in FLOAT_ROLES:
         with pytest.raises(ArtifactError):
             Rule.parse({"roles": [role], "use": INT4}, "rule")
+
+
+def test_blocks_become_smaller_before_much_is_padded() -> None:
+    spec = WeightFormat(format="int4", block_size=256)
+    assert (spec.padded(576), spec.padded(512)) == (768, 512)
+    assert spec.fitting(512) == spec
+    assert spec.fitting(576) == WeightFormat(format="int4", block_size=128)
+    assert spec.fitting(40) == WeightFormat(format="int4", block_size=32)
+    w8a8 = WeightFormat(format="w8a8")
+    assert (w8a8.padded(577), w8a8.fitting(577)) == (577, w8a8)

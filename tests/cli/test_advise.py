@@ -10,9 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from aiasst.artifacts.device import BandwidthPoint, Costs, DeviceConfig, MatmulPoint, save_device_config
+from aiasst.artifacts.device import (
+    BandwidthPoint,
+    Costs,
+    DeviceConfig,
+    MatmulPoint,
+    load_device_config,
+    save_device_config,
+)
 from aiasst.artifacts.shipped import default_model, story_checkpoint
+from aiasst.cli.app import app
 from aiasst.profile import library, quick_config
 from tests.convert.sources import hub_server
 from tests.convert.sources.hub_server import Hub
@@ -204,6 +213,30 @@ def test_options_that_do_not_go_together(options: tuple[str, ...], words: str) -
     refused = start("profile", *arguments)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert words in refused.stderr.replace("\n", " ")
+
+
+def test_a_checkpoint_on_the_machine_that_was_just_measured(
+    device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_device_config(device)
+    monkeypatch.setattr("aiasst.profile.profile", lambda *_, **__: config)
+    kept = tmp_path / "kept.json"
+    shown = CliRunner().invoke(app, ["profile", str(story_checkpoint()), "-o", str(kept), "--json", "-q"])
+    assert shown.exit_code == 0, shown.output
+    document = json.loads(shown.stdout)
+    assert document["machine"]["measured"] is True
+    assert document["predicted"]["decode_tokens_per_second"]["1"] > 0
+    assert load_device_config(kept) == config
+    # Of a folder that is converted, the figures stand beside the device config's own keys.
+    shown = CliRunner().invoke(app, ["profile", str(default_model()), "--json", "-q"])
+    assert shown.exit_code == 0, shown.output
+    document = json.loads(shown.stdout)
+    assert document["schema_version"] == 1
+    assert document["predicted"]["fits"] is True
+    shown = CliRunner().invoke(app, ["profile", str(default_model()), "-q"])
+    assert "Predicted" in shown.stdout
+    shown = CliRunner().invoke(app, ["advise", "--json", "-q", "--memory", "1GB"])
+    assert json.loads(shown.stdout)["machine"]["memory_ceiling_bytes"] == 1_000_000_000
 
 
 def test_a_quick_profile_explains_itself() -> None:

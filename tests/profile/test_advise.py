@@ -80,6 +80,17 @@ def test_what_does_not_fit_is_not_advised() -> None:
     assert len(advice.predictions) == len(offers())
 
 
+def test_without_costs_of_its_formats_nothing_is_said_to_fit_or_not() -> None:
+    bare = config()
+    strange = tuple(point.model_copy(update={"format": "fp32"}) for point in bare.costs.matmul)
+    machine = measured_machine(bare.model_copy(update={"costs": bare.costs.model_copy(update={"matmul": strange})}))
+    advice = advise_on(MIDDLE, SHAPES[MIDDLE], machine)
+    # fp16 is computed as float32, and only Python makes it.
+    assert [prediction.form.name for prediction in advice.predictions] == ["fp16"]
+    assert advise.recommend((), 10.0)[0] is None
+    assert "not measured" in advise.recommend((), 10.0)[1]
+
+
 def test_a_graphics_card_is_told_of_and_not_used() -> None:
     found = described_machine("desktop-rtx-4090")
     advice = advise_on(MIDDLE, SHAPES[MIDDLE], found)

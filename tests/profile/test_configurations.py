@@ -7,6 +7,8 @@ from importlib import resources
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aiasst.artifacts.shipped import story_checkpoint
 from aiasst.errors import CheckpointError, UnsupportedModelError
@@ -101,6 +103,11 @@ def test_a_number_that_is_none_is_refused(value: object) -> None:
         shape_of(TINY | {"num_hidden_layers": value})
 
 
+def test_more_layers_than_any_model_has_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="layers"):
+        shape_of(TINY | {"num_hidden_layers": 2**30})
+
+
 def test_more_heads_than_numbers_are_refused() -> None:
     with pytest.raises(CheckpointError, match="heads"):
         shape_of(TINY | {"num_attention_heads": 128})
@@ -114,3 +121,31 @@ def test_weights_that_are_not_of_the_shape_are_refused() -> None:
         shape_of(big, weight_bytes=2 * right)
     # Quantized weights tell nothing about the number of parameters.
     assert shape_of(big | {"quantization_config": {}}, weight_bytes=right // 4) == shape_of(big)
+
+
+KEYS = (
+    "model_type", "architectures", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "head_dim",
+    "num_key_value_heads", "vocab_size", "max_position_embeddings", "tie_word_embeddings", "sliding_window", "layer_types",
+    "rope_scaling", "text_config", "num_experts", "dtype", "quantization_config", "is_encoder_decoder", "multi_query",
+)  # fmt: skip
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["llama", "gemma2"])
+)
+anything = st.recursive(
+    scalars, lambda part: st.lists(part, max_size=3) | st.dictionaries(st.sampled_from(KEYS), part, max_size=4)
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), anything), st.none() | st.integers(0, 2**45))
+def test_whatever_a_configuration_holds_it_is_a_shape_or_a_refusal(
+    config: dict[str, Any], weight_bytes: int | None
+) -> None:
+    for whole in (config, TINY | config):
+        try:
+            shape = shape_of(whole, weight_bytes=weight_bytes)
+        except CheckpointError as refusal:
+            assert refusal.hint
+        else:
+            assert shape.parameters > 0
+            assert shape.cache_bytes_per_token > 0
+            assert shape.attended(100) >= 0

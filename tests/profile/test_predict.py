@@ -152,7 +152,7 @@ def on_measured(speeds: Speeds, offer: Offer = INT4, shape: ModelShape = LLAMA) 
     ("name", "prefill", "alone", "together"), [("int4", 337, 56.8, 180), ("int4-fast", 389, 65.4, 216)]
 )
 def test_the_predictions_meet_what_bench_measured(name: str, prefill: float, alone: float, together: float) -> None:
-    """README's figures of the 1B shape on two Zen 5 cores, from products of 4096 x 4096 that were measured on such a machine."""
+    """README's figures of the 1B shape, from products of 4096 x 4096 that were measured on two Zen 5 cores."""
     table = {
         "int4-b128": (183, 276, 461, 813, 1536),
         "int4-b256": (164, 233, 385, 682, 1295),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiasst.artifacts.recipe import BLOCK_SIZES, INT2_BLOCK_SIZES, Recipe, WeightFormat
-from aiasst.quantize import formats, plan, quantize
+from aiasst.quantize import formats, quantize
 from aiasst.quantize.algorithms import rtn
 from aiasst.quantize.calibrate.contents import round_weight
 from aiasst.quantize.grid import Quantized
@@ -31,7 +31,7 @@ SHAPES = [(172, 105), (576, 33), (896, 64), (256, 105)]
 @pytest.fixture(autouse=True)
 def padding_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan would shrink blocks that pad much; here the packing of exactly such blocks is tested."""
-    monkeypatch.setattr(plan, "_MOST_PADDING", 10.0)
+    monkeypatch.setattr("aiasst.artifacts.recipe._MOST_PADDING", 10.0)
 
 
 def _recipe(spec: WeightFormat) -> Recipe:

@@ -23,6 +23,8 @@ PICKLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
+_LARGEST_CONFIG = 16 * 2**20
+
 COMPANIONS = (
     "config.json",
     "generation_config.json",
@@ -66,8 +68,12 @@ def read_config_file(path: Path) -> dict[str, Any]:
     """The parsed config.json at `path`, wherever it lies.
 
     Raises:
-        CheckpointError: it is no JSON object, or it has no model_type.
+        CheckpointError: it is no JSON object, larger than any configuration, or it has no model_type.
     """
+    if path.stat().st_size > _LARGEST_CONFIG:
+        raise CheckpointError(
+            f"{path} has {path.stat().st_size} bytes, and no configuration is so large", "fetch it again"
+        )
     config = _read_object(path)
     if not isinstance(config.get("model_type"), str) or not config["model_type"]:
         raise CheckpointError(

@@ -112,6 +112,10 @@ def test_what_is_no_checkpoint_is_refused(repository: Path, tmp_path: Path) -> N
     (repository / "config.json").write_text("[1]")
     with pytest.raises(CheckpointError, match="not a JSON object"):
         peek(str(repository / "config.json"))
+    with (repository / "config.json").open("wb") as file:
+        file.truncate(100 * 2**20)
+    with pytest.raises(CheckpointError, match="so large"):
+        peek(str(repository))
     gguf = tmp_path / "tiny.gguf"
     gguf.write_bytes(b"GGUF")
     with pytest.raises(CheckpointError, match="here already"):
