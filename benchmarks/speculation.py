@@ -71,7 +71,9 @@ class Forced:
 
 def passages(tokenizer: Tokenizer, name: str, tokens: int) -> list[list[int]]:
     """Ids of the passages of a file that have so many, cut to them."""
-    found = (tokenizer.encode(passage.text) for passage in read_passages(CALIBRATION / f"{name}.jsonl", "the repository's"))
+    found = (
+        tokenizer.encode(passage.text) for passage in read_passages(CALIBRATION / f"{name}.jsonl", "the repository's")
+    )
     return [ids[:tokens] for ids in found if len(ids) >= tokens]
 
 
