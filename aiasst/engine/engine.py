@@ -466,14 +466,14 @@ class Engine:
         sequence.drafted_tokens += len(draft)
         resident = sequence.resident
         resident.cached, resident.used = length, self._steps
-        for at, (row, drafted) in enumerate(zip(logits, [*draft, None], strict=True)):
+        for row, drafted in zip(logits, [*draft, None], strict=True):
             self._decoded_tokens += 1
             (token,) = sample(row[None], [sequence]).tolist()
             held = token == drafted and token not in sequence.request.stop_ids
             if held:
                 self._accepted_tokens += 1
                 sequence.accepted_tokens += 1
-                resident.cached = length + at + 1
+                resident.cached = sequence.length + 1
             self._accept(sequence, token, _told(sequence, token, row))
             if not held or sequence.request.id not in self._sequences:
                 return

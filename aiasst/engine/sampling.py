@@ -7,14 +7,16 @@ What changes logits comes first, what leaves tokens out after it:
 
 The filters are those of Hugging Face transformers, in its order, each over what the one before has left, renormalised. One
 uniform number a token chooses among the rest, in the order of their ids, so that a request with a seed draws the same
-tokens alone and in a batch. Nothing sorts a whole vocabulary of indices: borders are found by partition, or among the few
-values that can matter. Rows that want none of it cost one argmax over the batch.
+tokens alone and in a batch. Nothing sorts or partitions a whole vocabulary: what cannot be in is left out by a bound that one
+pass gives, and a border is looked for among the rest. Row by row, because a row fits into the cache of a core and a batch of
+rows does not. Rows that want none of it cost one argmax over the batch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +36,13 @@ LEAST_CHANCE = -9999.0
 """Stands for the log probability of what is impossible: JSON knows no infinity. OpenAI's number."""
 
 _BLOCK = 512
+_COLUMNS = 2048
+"""Parts of a row, of which each gives its largest value: as many of them as are wanted are a lower bound for the row's."""
+_MANY = 4096
+"""Values that are sorted as they are."""
+_PROBES = 1024
+"""Values that tell about where a border lies among more of them, and how far from it the answer may be, in probes."""
+_ASTRAY = 48
 _NEVER = np.float32(-np.inf)
 _LOWEST = np.finfo(np.float32).min
 _COLDEST = 1e-6
@@ -150,11 +159,19 @@ def filtered(row: Floats, setting: Sampling) -> tuple[Ids, Floats]:
     Returns:
         ids int64 [kept], ascending, and weights float32 [kept].
     """
-    ids = largest(row, setting.top_k) if setting.top_k else np.arange(len(row))
-    weights = softmax(row[ids] if setting.top_k else row, setting.temperature)
+    ids, chosen = _all(len(row)), row
+    if setting.top_k:
+        ids = largest(row, setting.top_k)
+        chosen = row[ids]
+    elif setting.top_p == 1 and setting.min_p > 0:
+        ids = _near(row, setting)
+        chosen = row[ids]
+    if setting.top_p == 1 and setting.min_p == 0:  # a draw needs proportions only
+        return ids, _proportions(chosen, setting.temperature)
+    weights = softmax(chosen, setting.temperature)
     if setting.top_p < 1:
         kept = nucleus(weights, setting.top_p)
-        ids, weights = ids[kept], weights[kept]
+        ids, weights = ids.take(kept), weights.take(kept)
     if setting.min_p > 0:
         kept = np.flatnonzero(weights >= np.float32(setting.min_p) * weights.max())
         ids, weights = ids[kept], weights[kept]
@@ -170,28 +187,78 @@ def candidates(row: Floats, setting: Sampling) -> tuple[Ids, Doubles]:
 
 def softmax(row: Floats, temperature: float) -> Floats:
     """Probabilities of the logits `row` divided by `temperature`, float32 [vocabulary]."""
+    weights = _proportions(row, temperature)
+    weights /= weights.sum(dtype=np.float64).astype(np.float32)
+    return weights
+
+
+def _near(row: Floats, setting: Sampling) -> Ids:
+    """Ids, ascending, of all tokens that min-p may keep where it is the only filter, and of hardly any other."""
+    highest, temperature = float(row.max()), max(setting.temperature, _COLDEST)
+    # A little further than the border, because the border itself is that of rounded probabilities.
+    below = temperature * (math.log(1 / setting.min_p) + 1e-3) + 1e-6 * abs(highest)
+    return np.flatnonzero(row >= np.float32(highest - below))
+
+
+def _proportions(row: Floats, temperature: float) -> Floats:
+    """Probabilities as multiples of the largest."""
     with np.errstate(over="ignore"):  # a logit of -3e38 means "never" and may become minus infinity
-        weights = np.exp((row - row.max()) / np.float32(max(temperature, _COLDEST)))
-    probabilities: Floats = weights / weights.sum(dtype=np.float64).astype(np.float32)
-    return probabilities
+        weights: Floats = row - row.max()
+        weights /= np.float32(max(temperature, _COLDEST))
+    np.exp(weights, out=weights)
+    return weights
 
 
 def largest(values: Floats, count: int) -> Ids:
     """Indices of the `count` largest of `values` (all, where there are fewer), ascending; of equal ones the lower index."""
     if count >= len(values):
-        return np.arange(len(values))
-    border = np.partition(values, len(values) - count)[len(values) - count]
-    return _above(values, border, count)
+        return _all(len(values))
+    length = len(values) // _COLUMNS
+    if length < 2 or count > _COLUMNS // 4:
+        return _above(values, np.partition(values, len(values) - count)[len(values) - count], count)
+    tallest = values[: length * _COLUMNS].reshape(length, _COLUMNS).max(axis=0)
+    bound = np.partition(tallest, _COLUMNS - count)[_COLUMNS - count]
+    found = np.flatnonzero(values >= bound)
+    few = values[found]
+    kept: Ids = found[_above(few, np.partition(few, len(few) - count)[len(few) - count], count)]
+    return kept
 
 
 def nucleus(probabilities: Floats, mass: float) -> Ids:
     """Indices, ascending, of the smallest set of most likely tokens whose probabilities reach `mass`; at least one."""
     # Tokens below (1 - mass) / n add up to less than 1 - mass, so that the others reach the mass without them.
-    likely = probabilities[probabilities >= np.float32((1 - mass) / len(probabilities))]
+    enough = probabilities >= np.float32((1 - mass) / len(probabilities))
+    # Where most are likely enough, to copy them costs more than to look at all.
+    likely = probabilities if 2 * np.count_nonzero(enough) > len(enough) else probabilities.compress(enough)
+    sure, missing = 0, mass
+    while len(likely) > _MANY:
+        # What lies above the border for certain is counted, what lies below is left: a few hundred are looked at more closely.
+        low, high = _around(likely, missing)
+        above = likely > high
+        reached, larger = float((likely * above).sum(dtype=np.float64)), int(np.count_nonzero(above))
+        between = likely.compress((likely >= low) ^ above)
+        held = float(between.sum(dtype=np.float64))
+        before = len(likely)
+        if reached >= missing:
+            likely = likely.compress(above)
+        elif reached + held >= missing or larger + len(between) == before:
+            sure, missing, likely = sure + larger, missing - reached, between
+        else:
+            sure, missing = sure + larger + len(between), missing - reached - held
+            likely = likely.compress(likely < low)
+        if 8 * len(likely) > 7 * before:  # many equal ones: nothing tells them apart
+            break
     descending = np.sort(likely)[::-1]
-    count = int(np.searchsorted(np.cumsum(descending.astype(np.float64)), mass)) + 1
-    count = min(count, len(descending))
-    return _above(probabilities, descending[count - 1], count)
+    count = min(int(np.searchsorted(np.cumsum(descending.astype(np.float64)), missing)) + 1, len(descending))
+    return _above(probabilities, descending[count - 1], sure + count)
+
+
+def _around(values: Floats, mass: float) -> tuple[np.float32, np.float32]:
+    """Two of many `values` between which, as some of them tell, lies the last that is needed when the largest make up `mass`."""
+    probes = np.sort(values[:: len(values) // _PROBES])[::-1]
+    reached = np.cumsum(probes, dtype=np.float64)
+    at = int(np.searchsorted(reached, mass / float(values.sum(dtype=np.float64)) * reached[-1]))
+    return probes[min(at + _ASTRAY, len(probes) - 1)], probes[max(at - _ASTRAY, 0)]
 
 
 def draw(ids: Ids, weights: Floats | Doubles, uniform: float) -> int:
@@ -222,6 +289,14 @@ def chances(row: Floats, token: int, count: int) -> TokenChances:
     likeliest = largest(row, count) if count else np.empty(0, np.int64)
     falling = likeliest[np.argsort(-row[likeliest], kind="stable")]
     return TokenChances(chance(token), tuple((index, chance(index)) for index in falling.tolist()))
+
+
+@lru_cache(maxsize=8)
+def _all(count: int) -> Ids:
+    """The indices 0 … `count` - 1; read-only, since everyone gets the same."""
+    indices = np.arange(count)
+    indices.flags.writeable = False
+    return indices
 
 
 def _above(values: Floats, border: np.float32, count: int) -> Ids:

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from aiasst.chat import ChatSession, Conversation, PipedSession, from_stream
+from aiasst.chat.conversation import Timing, Turn
 from aiasst.chat.lines import read_text
 from aiasst.chat.session import statistics
 from aiasst.engine.requests import Sampling
+from aiasst.engine.text import Usage
 from aiasst.errors import PromptError, UsageError
 from tests.chat.conftest import RecordingScreen, Typist
 from tests.fake_text_engine import FakeTextEngine, expected_words, rendered
@@ -116,6 +118,14 @@ def test_reset_system_stats_retry(screen: RecordingScreen, typed: Types) -> None
     # <system> Be kind. <user> Hello: five; then comes <assistant>, which the first answer did not begin with here.
     assert stats["last prompt"] == "12 tokens, 5 of them from the cache"
     assert screen.notes[-1] == "There is no system message."
+
+
+def test_drafts_are_told_where_there_were_any() -> None:
+    chat = conversation()
+    chat.turns.append(Turn("Hello", "Hi", "stop", Usage(3, 0, 9), Timing(0.1, 1)))
+    assert "drafts" not in dict(statistics(chat))
+    chat.turns.append(Turn("Hello", "Hi", "stop", Usage(3, 0, 9, drafted_tokens=8, accepted_tokens=5), Timing(0.1, 1)))
+    assert dict(statistics(chat))["drafts"] == "5 of 8 tokens accepted"
 
 
 def test_a_full_context_says_so(screen: RecordingScreen, typed: Types) -> None:

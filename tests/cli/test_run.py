@@ -237,6 +237,20 @@ def test_killed_and_continued_gives_what_an_undisturbed_job_gives(story: Path, t
     assert {n: a["text"] for n, a in found.items()} == {n: a["text"] for n, a in expected.items()}
 
 
+def test_drafts_are_left_out_where_one_text_is_wanted(story: Path, tmp_path: Path) -> None:
+    row = {"prompt": "Once", "regex": r"(The wolf went home\. ){12}", "max_tokens": 200}
+    found = {}
+    for options in ("--seed 3", "--no-speculate", "--seed 3 --speculate"):
+        out = tmp_path / f"{len(found)}.jsonl"
+        ended = start(story, "-", "-o", out, "--json", *options.split(), stdin=json.dumps(row))
+        assert answers_in(out)[1]["text"].strip() == " ".join(["The wolf went home."] * 12)
+        found[options] = json.loads(ended.stdout)
+    assert found["--seed 3"]["drafted_tokens"] == found["--no-speculate"]["drafted_tokens"] == 0
+    drafted = found["--seed 3 --speculate"]
+    # Whether they pay is measured; a machine on which they never do is thinkable.
+    assert 0 <= drafted["accepted_tokens"] <= drafted["drafted_tokens"]
+
+
 def answers_in_whole_lines(path: Path) -> list[bytes]:
     return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiasst.engine.costs import LEAST_CHUNK, REMEMBERED, Costs
+from aiasst.engine.costs import DRAFTS_REMEMBERED, FARTHEST, LEAST_CHUNK, REMEMBERED, Costs
 
 
 def learned(curve: dict[int, float], samples: int = 2) -> Costs:
@@ -104,3 +104,41 @@ def test_answers_are_expected_as_long_as_answers_were() -> None:
     for _ in range(200):
         costs.answered(25, 100)
     assert costs.expected(40) == pytest.approx(10, rel=0.01)
+
+
+def verified(curve: dict[int, float], samples: int = 2) -> Costs:
+    costs = Costs()
+    for tokens, seconds in curve.items():
+        for _ in range(samples):
+            costs.verified(tokens, seconds)
+    return costs
+
+
+def test_a_run_over_a_draft_is_guessed_between_and_a_little_beyond_what_was_measured() -> None:
+    assert Costs().verify_seconds(1) is None
+    assert verified({1: 0.017}, samples=1).verify_seconds(1) is None
+    costs = verified({1: 0.017, 8: 0.038})
+    assert costs.verify_seconds(4) == pytest.approx(0.017 + 3 * 0.003)
+    assert costs.verify_seconds(16) == pytest.approx(0.038 + 8 * 0.003)
+    assert costs.verify_seconds(8 * FARTHEST + 1) is None
+    costs.read(256, 256 * 0.005)
+    assert costs.verify_seconds(16) == pytest.approx(0.038 + 8 * 0.005)  # a token of a prompt takes more
+    assert costs.verify_seconds(4) == pytest.approx(0.017 + 3 * 0.003)
+    costs.verified(16, 3.0)  # a stall, perhaps
+    assert costs.verify_seconds(16) == pytest.approx(0.038 + 8 * 0.005)
+
+
+def test_a_run_over_a_draft_that_was_dear_once_is_forgotten() -> None:
+    costs = verified({1: 0.017, 4: 3.0})
+    assert costs.verify_seconds(4) == 3.0
+    for _ in range(DRAFTS_REMEMBERED + 1):
+        costs.verified(1, 0.017)
+    assert costs.verify_seconds(4) == pytest.approx(0.017)
+    assert costs.verify_seconds(1) == pytest.approx(0.017)
+
+
+def test_runs_over_drafts_and_steps_of_rows_are_measured_apart() -> None:
+    costs = verified({1: 0.017, 4: 0.03})
+    assert costs.step_seconds(1) is None and not costs.knows(1)
+    costs = learned({1: 0.017, 4: 0.03})
+    assert costs.verify_seconds(1) is None

@@ -90,6 +90,53 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(row: np.ndarray, mas
     assert kept.min() >= np.delete(probabilities, ids).max(initial=0)
 
 
+def whole_nucleus(probabilities: np.ndarray, mass: float) -> list[int]:
+    """By definition: sorted, equal ones by index, and as many as it takes."""
+    order = sorted(range(len(probabilities)), key=lambda i: (-probabilities[i], i))
+    reached = np.cumsum(probabilities[order].astype(np.float64))
+    return sorted(order[: min(int(np.searchsorted(reached, mass)) + 1, len(order))])
+
+
+def exact_probabilities(seed: int, length: int, mean: int, steep: float, order: int) -> np.ndarray:
+    """They add up to one, and no sum of them is rounded: multiples of a power of two, so that no order of summing matters."""
+    parts = (np.random.default_rng(seed).exponential(size=length) ** steep * mean).astype(np.int64)
+    scale = 2 ** int(parts.sum()).bit_length()
+    missing = scale - int(parts.sum())
+    parts += missing // length
+    parts[length // 3] += missing % length
+    parts = np.sort(parts)[::order] if order else parts
+    probabilities = (parts / scale).astype(np.float32)
+    assert probabilities.sum(dtype=np.float64) == 1
+    return np.ascontiguousarray(probabilities)
+
+
+LARGE = st.builds(
+    exact_probabilities,
+    st.integers(0, 2**16),
+    st.sampled_from([4097, 9000, 20_000]),
+    st.sampled_from([0, 1, 3, 50]),
+    st.sampled_from([0.1, 1, 2]),
+    st.sampled_from([0, 1, -1]),
+)
+
+
+@settings(max_examples=60)
+@given(values=LARGE, mass=st.integers(1, 15).map(lambda n: n / 16) | st.integers(1, 2**20 - 1).map(lambda n: n / 2**20))
+def test_the_nucleus_of_a_large_vocabulary_is_the_one_of_the_definition(values: np.ndarray, mass: float) -> None:
+    assert nucleus(values, mass).tolist() == whole_nucleus(values, mass)
+
+
+@settings(max_examples=60)
+@given(
+    values=LARGE,
+    count=st.sampled_from([1, 2, 20, 300, 512, 513, 3000]),
+)
+def test_the_largest_of_a_large_vocabulary_are_those_of_the_definition(values: np.ndarray, count: int) -> None:
+    values[::7] = -np.inf
+    wanted = sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
+    assert largest(values, count).tolist() == sorted(wanted)
+
+
 @pytest.mark.parametrize("mass,count", [(0.5, 2048), (0.999, 4092), (1.0, 4096)])
 def test_the_nucleus_of_a_flat_row_is_its_share(mass: float, count: int) -> None:
     assert len(nucleus(np.full(4096, 1 / 4096, np.float32), mass)) == count

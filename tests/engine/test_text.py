@@ -82,6 +82,22 @@ def test_a_stop_string_ends_the_answer_wherever_tokens_end(stop: tuple[str, ...]
     assert text_engine.free_slots == 2
 
 
+@pytest.mark.parametrize("stop", [(), ("the cat",), ("ox. Now",)])
+def test_drafts_change_neither_text_nor_usage(stop: tuple[str, ...]) -> None:
+    script = " a time." + " The dog saw the fox." * 5 + " Now the cat ran." + " The dog saw the fox." * 3
+    told = []
+    for speculate in (False, True):
+        inner = Engine(Reciter(script), slots=1, clock=lambda: 0.0, speculate=speculate)
+        asked = request(stop=stop, sampling=dataclasses.replace(GREEDY, max_tokens=100))
+        told.append(joined(list(TextEngine.of(STORY, inner).generate(asked))))
+        assert inner.free_slots == 1
+    (plain, why, usage), (drafted, reason, used) = told
+    assert usage is not None and used is not None
+    assert (plain, why, usage.completion_tokens) == (drafted, reason, used.completion_tokens)
+    assert 0 < used.accepted_tokens <= used.drafted_tokens
+    assert usage.drafted_tokens == 0
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     script=st.text("aé🦊 \n\u0301中", min_size=3, max_size=24).filter(
