@@ -466,6 +466,7 @@ class Engine:
         sequence.drafted_tokens += len(draft)
         resident = sequence.resident
         resident.cached, resident.used = length, self._steps
+        self._on_phase("sample")
         for row, drafted in zip(logits, [*draft, None], strict=True):
             self._decoded_tokens += 1
             (token,) = sample(row[None], [sequence]).tolist()
