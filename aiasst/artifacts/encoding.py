@@ -1,7 +1,9 @@
 """How an encoder's answer becomes what people ask for: pooling, prompts, labels, as the checkpoint's files say. Computes nothing.
 
-    modules.json, 1_Pooling/config.json, sentence_bert_config.json, config_sentence_transformers.json    sentence-transformers' files
-    config.json                                                                                          labels of a classifier
+    modules.json, 1_Pooling/config.json                       pooling and normalization (sentence-transformers)
+    sentence_bert_config.json, tokenizer_config.json          tokens that are read
+    config_sentence_transformers.json                         prompts
+    config.json                                               labels of a classifier
 
 `convert` reads them once and records what they say in the manifest; folders without such a record are read from their files.
 """
@@ -11,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from pydantic import Field
 
 from aiasst.artifacts.document import Document, read_json
 from aiasst.errors import ArtifactError
@@ -43,7 +47,7 @@ class Encoding(Document):
     lower_case: bool = False
     strip: bool = False
     """Whether white space around a text is left out, as sentence-transformers does."""
-    prompts: dict[str, str] = {}
+    prompts: dict[str, str] = Field(default_factory=dict)
     """Name → what is put before a text."""
     default_prompt: str | None = None
     """Name of the prompt that every text gets for which none is chosen."""

@@ -107,6 +107,9 @@ class Encoder:
         limit = min(self.encoding.max_tokens or session.context_length, session.context_length)
         self._inputs = InputEncoder(tokenizer, limit)
         self._top = top
+        self.name = folder.path.resolve().name
+        self.identity = folder.identity
+        """Hash of the model: another one, where vectors of the same texts may be others."""
         vocabulary = folder.manifest.shape.vocab_size if folder.manifest.shape is not None else 1
         self._budget = min(TOKEN_BUDGET, _MOST_LOGITS // vocabulary) if self.kind == "fills" else TOKEN_BUDGET
         mask = tokenizer.special_tokens.get("mask_token")
@@ -116,6 +119,10 @@ class Encoder:
     def max_tokens(self) -> int:
         """Tokens of a text that are read; what is longer is cut, and `Prepared.tokens` tells it."""
         return self._inputs.longest
+
+    def prompt_among(self, names: Sequence[str]) -> str | None:
+        """The first of these prompts that the checkpoint has; None: its default one serves."""
+        return next((name for name in names if name in self.encoding.prompts), None)
 
     def prepare(self, inputs: Sequence[TextInput]) -> list[Prepared | PromptError]:
         """Texts in tokens; in the place of one that this model cannot read, the reason."""
@@ -198,6 +205,10 @@ class Encoder:
 
     def _run(self, rows: Sequence[Prepared]) -> list[Result]:
         output, mask = self.session.run([row.tokens.ids for row in rows], [row.tokens.types for row in rows])
+        if not np.isfinite(output[mask > 0] if output.ndim == 3 else output).all():
+            raise ArtifactError(
+                "the model's answers are no numbers", "convert, or quantize, it again; or take the original"
+            )
         if self.kind == "vector":
             return list(heads.vectors(output, mask, self.encoding))
         if self.kind == "relevance":

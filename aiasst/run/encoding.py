@@ -13,7 +13,6 @@ was written behind the last told one is cut off when the job goes on.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +22,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from aiasst.artifacts.device import DeviceConfig
 from aiasst.artifacts.document import Document
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.artifacts.vectors import VectorsFile, open_vectors
@@ -77,7 +75,7 @@ class Encoded(AnswerLine):
         if self.vector is None:
             return super().to_line()
         plain = self.model_copy(update={"vector": None})
-        numbers = ", ".join(["%.9g" % value for value in self.vector])
+        numbers = ", ".join([format(value, ".9g") for value in self.vector])
         return f'{AnswerLine.to_line(plain)[:-2]}, "vector": [{numbers}]}}\n'
 
 

@@ -164,7 +164,7 @@ def test_masks_are_filled_and_must_be_there(tiny: Callable[..., Encoder]) -> Non
     assert isinstance(filled, Prepared)
     result = encoder.answer([filled])[0]
     # Behind "#" in the vocabulary stands "$".
-    assert [[fill.label for fill in mask][0] for mask in result.masks] == ["$", "$"]  # type: ignore[union-attr]
+    assert [mask[0].label for mask in result.masks] == ["$", "$"]  # type: ignore[union-attr]
     assert len(result.masks[0]) == 5  # type: ignore[union-attr]
 
 
