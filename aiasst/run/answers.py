@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Literal
 
 from aiasst.artifacts.document import Document
+from aiasst.artifacts.lock import try_lock
 from aiasst.errors import ArtifactError, ResourceError
 from aiasst.run.job import Job, read_job
-from aiasst.artifacts.lock import try_lock
 
 SYNC_SECONDS = 1.0
 """A power cut costs the answers of this long at most (a killed process costs none); syncing each would cost more than it saves."""
