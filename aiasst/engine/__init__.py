@@ -1,4 +1,4 @@
-"""Generating with a model: requests in, tokens out, many at once.
+"""Running a model. One that generates: requests in, tokens out, many at once. One that embeds or classifies: texts in, answers out.
 
 text.py       TextEngine: text in, pieces of text out (tokenizer, stop strings, usage)
 engine.py     Engine: ids in, ids out; runs the session
@@ -10,4 +10,8 @@ prefix_store.py   keys and values that rows had before, under a budget; prefix_i
 cache.py      the arrays of the KV cache: rows, buckets of capacity, the memory ceiling
 sampling.py   logits → the next token
 constrain.py  a schema, a regular expression or a grammar → the tokens that may come next
+
+encode.py     Encoder: texts in, vectors, labels, fills or relevance out, by the folder's task
+batching.py   which texts run together
+heads.py      hidden states and logits → answers
 """
