@@ -112,7 +112,7 @@ def command(
         "presence_penalty": presence_penalty, "seed": seed,
     }  # fmt: skip
     if model.manifest.task != DECODER_TASK and model.manifest.shape is not None:
-        _refuse_for_encoders(sampling | {"stop": stop, "prefix_cache": prefix_cache, "speculate": speculate})
+        _refuse_for_encoders({**sampling, "stop": stop, "prefix_cache": prefix_cache, "speculate": speculate})
         _encode(model, prompts, answers, config=config, top=top, restart=restart, json=json, quiet=quiet)
         return
     if top is not None:

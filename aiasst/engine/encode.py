@@ -129,7 +129,9 @@ class Encoder:
         refusals = [self._refusal(given) for given in inputs]
         good = [given for given, refused in zip(inputs, refusals, strict=True) if refused is None]
         texts = [self.encoding.prompted(given.text, given.prompt) for given in good]
-        pairs = [text if g.pair is None else (text, g.pair) for text, g in zip(texts, good, strict=True)]
+        pairs: list[str | tuple[str, str]] = [
+            text if g.pair is None else (text, g.pair) for text, g in zip(texts, good, strict=True)
+        ]
         encoded = iter(zip(texts, self._inputs.encode(pairs), strict=True))
         return [self._checked(*next(encoded)) if refused is None else refused for refused in refusals]
 

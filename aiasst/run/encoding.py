@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from aiasst.artifacts.document import Document
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.artifacts.vectors import VectorsFile, open_vectors
 from aiasst.engine.encode import Encoder, Prepared
-from aiasst.engine.heads import Fills, Label, Labels, Relevance, Result, TokenLabels, Vector
+from aiasst.engine.heads import Fills, Label, Labels, Relevance, Result, TokenLabel, Vector
 from aiasst.errors import ArtifactError, PromptError, UsageError
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.run.answers import AnswerLine, AnswersFile, AnswersStream, Done, ErrorFields, open_answers
@@ -259,23 +259,24 @@ def _stored(results: dict[int, Result], file: VectorsFile | None) -> dict[int, i
 
 
 def _line(row_id: RowId | None, line: int, result: Result, stored: int | None, cut_from: int | None) -> Encoded:
-    known = {"id": row_id, "line": line, "cut_from": cut_from}
+    told: dict[str, Any]
     if isinstance(result, Vector):
-        if stored is not None:
-            return Encoded(**known, row=stored)
-        return Encoded(**known, vector=tuple(result.values.tolist()))
-    if isinstance(result, Labels):
-        return Encoded(**known, labels=_labels(result.labels))
-    if isinstance(result, Relevance):
-        return Encoded(**known, score=_rounded(result.score))
-    if isinstance(result, Fills):
-        return Encoded(**known, masks=tuple(map(_labels, result.masks)))
-    assert isinstance(result, TokenLabels)
-    tokens = [
-        TokenLabelFields(start=t.start, end=t.end, text=t.text, label=t.label, score=_rounded(t.score))
-        for t in result.tokens
-    ]
-    return Encoded(**known, tokens=tuple(tokens))
+        told = {"vector": tuple(result.values.tolist())} if stored is None else {"row": stored}
+    elif isinstance(result, Labels):
+        told = {"labels": _labels(result.labels)}
+    elif isinstance(result, Relevance):
+        told = {"score": _rounded(result.score)}
+    elif isinstance(result, Fills):
+        told = {"masks": tuple(map(_labels, result.masks))}
+    else:
+        told = {"tokens": tuple(map(_token, result.tokens))}
+    return Encoded(id=row_id, line=line, cut_from=cut_from, **told)
+
+
+def _token(token: TokenLabel) -> TokenLabelFields:
+    return TokenLabelFields(
+        start=token.start, end=token.end, text=token.text, label=token.label, score=_rounded(token.score)
+    )  # fmt: skip
 
 
 def _labels(labels: Sequence[Label]) -> tuple[LabelFields, ...]:
