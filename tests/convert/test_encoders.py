@@ -36,6 +36,12 @@ CASES = [(name, "feature-extraction") for name in checkpoints.ENCODERS] + [
 ]  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def short_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accuracy cards of a short text: what they say is tested elsewhere."""
+    monkeypatch.setattr("aiasst.evaluate.encoders.DEFAULT_TOKENS", 512)
+
+
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], ModelFolder]:
     """The folder of an architecture with a head, by whichever exporter carries it."""
