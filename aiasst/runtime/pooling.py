@@ -36,7 +36,7 @@ def normalized(vectors: Floats) -> Floats:
 
 
 def _sum(hidden: Floats, weights: Floats) -> Floats:
-    total: Floats = np.einsum("btd,bt->bd", hidden, weights)
+    total: Floats = (weights[:, None] @ hidden)[:, 0]
     return total
 
 
