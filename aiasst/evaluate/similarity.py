@@ -56,10 +56,11 @@ class TextEncoder:
             ArtifactError: the graph fails.
         """
         states, mask = self.session.run([ids])
-        if states.ndim == 2:
-            return states[0]
-        pooled = pool(states, mask, self.encoding.pooling)
-        return normalized(pooled)[0] if self.encoding.normalize else pooled[0]
+        pooled = states if states.ndim == 2 else pool(states, mask, self.encoding.pooling)
+        if states.ndim == 3 and self.encoding.normalize:
+            pooled = normalized(pooled)
+        vector: Floats = pooled[0]
+        return vector
 
     def vectors(self, texts: Sequence[Ids], progress: ProgressFn = silent, stage: str = "evaluate") -> list[Floats]:
         """The vectors of many texts; a text that was met before is not run again."""

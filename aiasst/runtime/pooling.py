@@ -67,7 +67,8 @@ def _first(hidden: Floats, mask: Floats) -> Floats:
 
 
 def _last(hidden: Floats, mask: Floats) -> Floats:
-    return hidden[np.arange(len(hidden)), mask.sum(axis=1).astype(np.int64) - 1]
+    pooled: Floats = hidden[np.arange(len(hidden)), mask.sum(axis=1).astype(np.int64) - 1]
+    return pooled
 
 
 POOLINGS: Mapping[str, Callable[[Floats, Floats], Floats]] = {

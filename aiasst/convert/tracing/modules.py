@@ -56,7 +56,9 @@ def _hold_buckets(module: Any, model: Any) -> bool:
     table = bucket(torch.arange(-longest, longest + 1), num_buckets=buckets)
 
     def looked_up(relative_position: torch.Tensor, num_buckets: int = buckets) -> torch.Tensor:
-        return table[relative_position + longest] if num_buckets == buckets else bucket(relative_position, num_buckets)
+        found: torch.Tensor
+        found = table[relative_position + longest] if num_buckets == buckets else bucket(relative_position, num_buckets)
+        return found
 
     module.relative_position_bucket = looked_up
     return True
