@@ -46,8 +46,22 @@ _OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("Olmo2Config", {"num_attention_heads": 8, "num_key_value_heads": 4}),
     "gpt2": ("GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 8, "n_positions": 256}),
     "bert": ("BertConfig", {}),
+    "roberta": ("RobertaConfig", {"type_vocab_size": 1}),
+    "distilbert": ("DistilBertConfig", {"dim": 64, "hidden_dim": 172, "n_layers": 2, "n_heads": 4}),
+    "mpnet": ("MPNetConfig", {}),
+    "deberta_v2": (
+        "DebertaV2Config",
+        {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16, "share_att_key": True,
+         "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0},
+    ),
+    "electra": ("ElectraConfig", {"embedding_size": 32}),
+    "modernbert": (
+        "ModernBertConfig",
+        {"num_hidden_layers": 4, "global_attn_every_n_layers": 2, "local_attention": 16, "cls_token_id": BOS, "sep_token_id": EOS},
+    ),
 }  # fmt: skip
-ARCHITECTURES = tuple(name for name in _OWN if name != "qwen3_narrow")
+ENCODERS = ("bert", "roberta", "distilbert", "mpnet", "deberta_v2", "electra", "modernbert")
+ARCHITECTURES = tuple(name for name in _OWN if name != "qwen3_narrow" and name not in ENCODERS[1:])
 """The thirteen that must convert."""
 DECODERS = tuple(name for name in ARCHITECTURES if name != "bert")
 TIED = ("llama_tied", "qwen2", "qwen3", "gemma2", "gemma3", "smollm3", "gpt2")
@@ -65,7 +79,7 @@ def build(
     auto_class: str | None = None,
     **overrides: Any,
 ) -> Path:
-    """Write the checkpoint `name` (a key of ARCHITECTURES, or qwen3_narrow) into `folder`; returns it.
+    """Write the checkpoint `name` (one of ARCHITECTURES or ENCODERS, or qwen3_narrow) into `folder`; returns it.
 
     Args:
         name: Which architecture.
@@ -83,9 +97,11 @@ def build(
     kind, own = _OWN[name]
     common = {} if kind == "GPT2Config" else _BASE
     special = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
+    if name in ENCODERS:
+        common = {key: value for key, value in _BASE.items() if key != "num_key_value_heads"}
     config = getattr(transformers, kind)(**{**special, **common, **own, **overrides})
     maker: Callable[..., Any] = getattr(
-        transformers, auto_class or ("AutoModel" if name == "bert" else "AutoModelForCausalLM")
+        transformers, auto_class or ("AutoModel" if name in ENCODERS else "AutoModelForCausalLM")
     ).from_config
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -95,7 +111,7 @@ def build(
                 parameter.add_(torch.randn_like(parameter) * 0.05)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     if tokenizer:
-        write_tokenizer(folder, encoder=name == "bert", chat_template=chat_template)
+        write_tokenizer(folder, encoder=name in ENCODERS, chat_template=chat_template)
     return folder
 
 

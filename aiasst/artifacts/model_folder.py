@@ -26,6 +26,7 @@ from typing import Any, Literal
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from aiasst.artifacts.document import Document, read_json, write_text_atomically
+from aiasst.artifacts.encoding import Encoding, read_encoding
 from aiasst.errors import ArtifactError, ResourceError
 
 MANIFEST_NAME = "aiasst.json"
@@ -49,6 +50,7 @@ TRAVELLING_FILES = (
     "chat_template.jinja",
     "modules.json",
     "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     "1_Pooling/config.json",
 )
 
@@ -190,6 +192,8 @@ class Manifest(Document):
     shape: Shape | None
     """None for a foreign ONNX file, of which only the weights are known."""
     tokens: Tokens = Tokens()
+    encoding: Encoding | None = None
+    """Of an encoder: how texts go in and what becomes of its answers. None: of a decoder, or the files beside say it."""
     weights: dict[str, Weight]
     """Initializer name (the stem shared by its packed parts) → what it is."""
     verification: Verification | None = None
@@ -199,11 +203,12 @@ class Manifest(Document):
     """Relative path → size and hash; every file of the folder but the manifest itself."""
 
     @model_serializer(mode="wrap")
-    def _plain_without_twin(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A folder of one form is written, and identified, as it was before there were two.
+    def _plain_without_extras(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A decoder of one form is written, and identified, as it was before there were two forms, and encoders.
         data: dict[str, Any] = handler(self)
-        if self.twin is None:
-            del data["twin"]
+        for name in ("twin", "encoding"):
+            if data[name] is None:
+                del data[name]
         return data
 
 
@@ -253,6 +258,11 @@ class ModelFolder:
             return 0
         small = quantization is not None and quantization.cache is not None
         return 2 * shape.layers * shape.kv_heads * shape.head_dim * (1 if small else _FLOAT_BYTES)
+
+    @property
+    def encoding(self) -> Encoding:
+        """How texts go into an encoder and what becomes of its answers. Raises ArtifactError where a file beside is broken."""
+        return self.manifest.encoding or read_encoding(self.path)
 
     @property
     def identity(self) -> str:

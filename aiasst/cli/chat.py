@@ -94,14 +94,14 @@ def command(
     from aiasst.artifacts.shipped import default_model
     from aiasst.chat import Conversation
     from aiasst.engine.defaults import default_sampling
-    from aiasst.run import load
+    from aiasst.run import load_text
 
     if json and output.is_dialogue():
         raise UsageError("--json prints one document at the end, so it is for pipes", "leave --json out")
     held = constraint(json_schema, regex, grammar)
     model = ModelFolder.open(folder or default_model())
     with output.waiting(f"loading {model.path.name} …", quiet=quiet):
-        engine = load(model, config, speculate=seed is None if speculate is None else speculate)
+        engine = load_text(model, config, speculate=seed is None if speculate is None else speculate)
         if held is not None:
             engine.check(held)
     chat = engine.tokenizer.has_chat_template

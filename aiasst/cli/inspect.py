@@ -83,6 +83,8 @@ def _facts(model: ModelFolder, *, hashes_checked: bool) -> list[tuple[str, str]]
                 f"{shape.heads} heads, {shape.kv_heads} KV heads of {shape.head_dim}; context {shape.context_length}",
             ),
         ]
+    if manifest.task != "text-generation" and manifest.shape is not None:
+        facts.append(("answers", _answers(model)))
     facts.append(("size", f"{output.human_bytes(model.weight_bytes)} graph and weights"))
     if model.cache_bytes_per_token:
         facts.append(("KV cache", f"{_cache(model)}{output.human_bytes(model.cache_bytes_per_token)} a token"))
@@ -116,6 +118,19 @@ def _facts(model: ModelFolder, *, hashes_checked: bool) -> list[tuple[str, str]]
         )
     )
     return facts
+
+
+def _answers(model: ModelFolder) -> str:
+    """What becomes of an encoder's output, by the checkpoint's own files."""
+    encoding = model.encoding
+    if encoding.labels and "classification" in model.manifest.task:
+        named = ", ".join(encoding.labels[:8]) + (", …" if len(encoding.labels) > 8 else "")
+        return f"{named}; {encoding.activation}"
+    parts = [f"{' and '.join(encoding.pooling)} pooling", "normalized" if encoding.normalize else "not normalized"]
+    parts += [f"{encoding.max_tokens} tokens are read"] if encoding.max_tokens else []
+    parts += [f"prompts {', '.join(encoding.prompts)}"] if encoding.prompts else []
+    parts += [f"and {encoding.beyond}, which is not in the graph"] if encoding.beyond else []
+    return ", ".join(parts)
 
 
 def _by_role(weights: Mapping[str, Weight]) -> _Grid:

@@ -49,7 +49,12 @@ def command(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", metavar="NAME|FILE", help="A recipe by name, or a YAML file (default: int4)."),
+        typer.Option(
+            "--recipe",
+            "-r",
+            metavar="NAME|FILE",
+            help="A recipe by name, or a YAML file (default: int4; of an encoder w8a8).",
+        ),
     ] = None,
     cache: Annotated[
         str | None,
@@ -208,11 +213,12 @@ def command(
 command.__name__ = "quantize"
 
 
-def _recipe_name(bits: int | None, recipe: str | None) -> str:
+def _recipe_name(bits: int | None, recipe: str | None) -> str | None:
+    """None: what is usual for the model."""
     if bits is not None and recipe is not None:
         raise UsageError("--bits and --recipe say the same thing twice", "give one of them")
     if bits is None:
-        return recipe or "int4"
+        return recipe
     if bits not in _RECIPE_OF_BITS:
         from aiasst.quantize import bits_error
 

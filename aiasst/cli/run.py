@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,13 +32,16 @@ from aiasst.cli.options import (
 from aiasst.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
-    from aiasst.run import Summary
+    from aiasst.artifacts.model_folder import ModelFolder
+    from aiasst.run import EncodeSummary, Summary
 
 EXAMPLES = (
     "aiasst run story-int4 --config device.json prompts.jsonl -o answers.jsonl\n\n"
     "cat prompts.jsonl | aiasst run story-int4 - -o - --max-tokens 40 > answers.jsonl\n\n"
+    "aiasst run minilm-w8a8 texts.jsonl -o vectors.npy\n\n"
     'A row:  {"id": "a", "prompt": "Once upon a time", "max_tokens": 40}  or  '
-    '{"id": "b", "messages": [{"role": "user", "content": "Hello"}]}'
+    '{"id": "b", "messages": [{"role": "user", "content": "Hello"}]}  or, for an encoder,  '
+    '{"id": "c", "text": "A cat sleeps."}'
 )
 
 
@@ -71,6 +74,10 @@ def command(
     seed: Seed = None,
     stop: Stop = None,
     speculate: Speculate = None,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", metavar="N", min=1, help="Tell N labels or fills of a text.", rich_help_panel="Encoders"),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -86,19 +93,31 @@ def command(
     which go before the options here. Where neither says anything, what the
     checkpoint recommends holds. Rows alone have logit_bias, logprobs, and
     json_schema, regex or grammar: what the answer must be.
+
+    A model that embeds or classifies takes rows with "text" (and "pair", where
+    two texts are read together) and gives vectors, labels, labels of tokens,
+    fills of a mask or a relevance score; vectors also as -o FILE.npy, with
+    their ids in FILE.ids.jsonl. A text that is too long is cut, and said to be.
     """
     from aiasst.artifacts.model_folder import ModelFolder
     from aiasst.engine.defaults import default_sampling
-    from aiasst.run import run
+    from aiasst.run import DECODER_TASK, run
 
     if json and answers == Path("-"):
         raise UsageError("stdout cannot be both the answers (-o -) and the summary (--json)", "name a file with -o")
     model = ModelFolder.open(folder)
-    wanted = given(
-        default_sampling(model.path), max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        min_p=min_p, repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty,
-        presence_penalty=presence_penalty, seed=seed,
-    )  # fmt: skip
+    sampling = {
+        "max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+        "repetition_penalty": repetition_penalty, "frequency_penalty": frequency_penalty,
+        "presence_penalty": presence_penalty, "seed": seed,
+    }  # fmt: skip
+    if model.manifest.task != DECODER_TASK and model.manifest.shape is not None:
+        _refuse_for_encoders({**sampling, "stop": stop, "prefix_cache": prefix_cache, "speculate": speculate})
+        _encode(model, prompts, answers, config=config, top=top, restart=restart, json=json, quiet=quiet)
+        return
+    if top is not None:
+        raise UsageError(f"{folder} generates text, and --top is for encoders", "leave --top out")
+    wanted = given(default_sampling(model.path), **sampling)
     try:
         with output.progress(quiet=quiet) as progress:
             summary = run(
@@ -115,13 +134,67 @@ def command(
                 note=(lambda text: None) if quiet else _note,
             )
     except KeyboardInterrupt:
-        if answers != Path("-"):
-            output.note(f"The answers so far are in {output.plain(answers)}; the same command goes on from there.")
+        _say_how_to_go_on(answers)
         raise
     _show(summary, answers, json=json, quiet=quiet)
 
 
 command.__name__ = "run"
+
+
+def _say_how_to_go_on(answers: Path) -> None:
+    if answers != Path("-"):
+        output.note(f"The answers so far are in {output.plain(answers)}; the same command goes on from there.")
+
+
+def _refuse_for_encoders(options: Mapping[str, object]) -> None:
+    """Raise UsageError where an option was given that only a model which writes can obey."""
+    named = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if named:
+        raise UsageError(f"this model writes no text, so {named[0]} has no meaning", f"leave {named[0]} out")
+
+
+def _encode(
+    model: ModelFolder,
+    texts: Path,
+    answers: Path,
+    *,
+    config: Path | None,
+    top: int | None,
+    restart: bool,
+    json: bool,
+    quiet: bool,
+) -> None:
+    from aiasst.run import encode_file
+
+    try:
+        with output.progress(quiet=quiet) as progress:
+            summary = encode_file(
+                model,
+                sys.stdin.buffer if texts == Path("-") else texts,
+                _to_stdout if answers == Path("-") else answers,
+                config=config,
+                top=top,
+                restart=restart,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        _say_how_to_go_on(answers)
+        raise
+    if json:
+        output.document(asdict(summary))
+    elif not quiet:
+        output.facts(list(_encoded_facts(summary)))
+    _refuse_all_errors(summary.rows, summary.errors, answers)
+
+
+def _encoded_facts(summary: EncodeSummary) -> Iterator[tuple[str, str]]:
+    yield "rows", f"{summary.rows}" + (f", {summary.earlier} of them answered earlier" if summary.earlier else "")
+    yield "errors", str(summary.errors)
+    if summary.cut:
+        yield "cut", f'{summary.cut} texts are longer than the model reads; their rows have "cut_from"'
+    if summary.earlier < summary.rows:
+        yield "speed", f"{summary.rows_per_second:.1f} rows/s, {summary.tokens} tokens in {summary.seconds:.1f} s"
 
 
 def _note(text: str) -> None:
@@ -137,8 +210,12 @@ def _show(summary: Summary, answers: Path, *, json: bool, quiet: bool) -> None:
         output.document(asdict(summary))
     elif not quiet:
         output.facts(list(_facts(summary)))
-    if summary.rows and summary.errors == summary.rows:
-        raise ArtifactError(f"none of the {summary.rows} rows could be answered", f"the reasons are in {answers}")
+    _refuse_all_errors(summary.rows, summary.errors, answers)
+
+
+def _refuse_all_errors(rows: int, errors: int, answers: Path) -> None:
+    if rows and errors == rows:
+        raise ArtifactError(f"none of the {rows} rows could be answered", f"the reasons are in {answers}")
 
 
 def _facts(summary: Summary) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
+from aiasst.artifacts.encoding import read_encoding
 from aiasst.artifacts.model_folder import (
     GRAPH_NAME,
     MANIFEST_VERSION,
@@ -225,6 +226,7 @@ def _write(job: _Job, name: str) -> ModelFolder:
             source=job.checkpoint.source,
             shape=shape,
             tokens=job.architecture.tokens,
+            encoding=None if job.task == DECODER_TASK else read_encoding(staging),
             weights=rows,
             verification=proof,
             files=record_files(staging),

@@ -51,7 +51,11 @@ def decoder_logits(checkpoint: Checkpoint, ids: npt.NDArray[np.int64], keep: int
 
 
 def encoder_output(
-    checkpoint: Checkpoint, task: str, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]
+    checkpoint: Checkpoint,
+    task: str,
+    ids: npt.NDArray[np.int64],
+    mask: npt.NDArray[np.int64],
+    types: npt.NDArray[np.int64] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Last hidden state or logits of a padded batch.
 
@@ -60,6 +64,7 @@ def encoder_output(
         task: Which head it has; see AUTO_CLASSES.
         ids: int64 [batch, sequence].
         mask: int64 [batch, sequence], 1 for tokens, 0 for padding.
+        types: int64 [batch, sequence], which of two texts a token is of; None: the model is not told.
 
     Returns:
         float32 [batch, sequence, hidden], [batch, sequence, labels] or [batch, labels].
@@ -71,7 +76,8 @@ def encoder_output(
 
     model = _load(checkpoint, task)
     with torch.inference_mode(), _given_back():
-        answer = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+        feeds = {"input_ids": ids, "attention_mask": mask} | ({} if types is None else {"token_type_ids": types})
+        answer = model(**{name: torch.from_numpy(array) for name, array in feeds.items()})
         output = answer.logits if "logits" in answer else answer.last_hidden_state
         values: npt.NDArray[np.float32] = output.float().numpy().copy()
         del model, answer, output

@@ -12,6 +12,9 @@ _WITH_PAST = "-with-past"
 
 # The words people use that optimum's vocabulary lacks; each is the field's own name for one of its tasks.
 _OWN_SYNONYMS = {
+    "cross-encoder": "text-classification",
+    "reranking": "text-classification",
+    "text-ranking": "text-classification",
     "chat": "text-generation",
     "conversational": "text-generation",
     "embedding": "feature-extraction",

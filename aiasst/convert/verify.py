@@ -2,7 +2,7 @@
 
 A decoder is run the way it will be used: one prompt, a further piece of it on top of the cache, then token by token;
 the original sees the whole text at once. Every position must agree, so a wrong window, position, cache or norm shows.
-An encoder gets a batch of rows of unequal length, so wrong padding shows as well.
+An encoder gets a batch of rows of unequal length, each in two halves like a pair of texts, so wrong padding and types show.
 
 The measure is the largest absolute difference. Its limit is `tolerance` x the largest absolute value of the original,
 since rounding grows with the numbers: float32 in another order of summation stays near 1e-6 of it (1e-5 in deep
@@ -101,12 +101,20 @@ def encoder(
     """
     sample = sample_ids(checkpoint.path, architecture.vocab_size, min(SHORTEST, 4 * architecture.context_length))
     ids, mask = ragged_batch(sample.ids, min(64, architecture.context_length), architecture.tokens.pad or 0)
-    progress(Progress("verify", 0, 2, "original in torch"))
-    expected = reference.encoder_output(checkpoint, task, ids, mask)
-    progress(Progress("verify", 1, 2, "converted model"))
-    feeds = {signature.INPUT_IDS: ids, signature.ATTENTION_MASK: mask, signature.TOKEN_TYPE_IDS: np.zeros_like(ids)}
     with _must_run():
         session = GraphSession.open(graph, _ONCE)
+    types = None
+    if signature.TOKEN_TYPE_IDS in session.input_names and checkpoint.config.get("type_vocab_size", 2) > 1:
+        types = second_halves(mask)
+    progress(Progress("verify", 0, 2, "original in torch"))
+    expected = reference.encoder_output(checkpoint, task, ids, mask, types)
+    progress(Progress("verify", 1, 2, "converted model"))
+    feeds = {
+        signature.INPUT_IDS: ids,
+        signature.ATTENTION_MASK: mask,
+        signature.TOKEN_TYPE_IDS: np.zeros_like(ids) if types is None else types,
+    }
+    with _must_run():
         found = session.run({name: feeds[name] for name in session.input_names}, session.output_names[:1])[0]
     progress(Progress("verify", 2, 2, f"{int(mask.sum())} tokens"))
     if expected.ndim == 3:
@@ -144,6 +152,12 @@ def ragged_batch(ids: Ids, longest: int, pad: int) -> tuple[Ids, Ids]:
         mask[row, :length] = 1
         start += length
     return batch, mask
+
+
+def second_halves(mask: Ids) -> Ids:
+    """Token types as those of pairs of texts: 1 for the second half of each row's tokens, int64 shaped like `mask`."""
+    types: Ids = mask * (2 * mask.cumsum(axis=1) > mask.sum(axis=1, keepdims=True))
+    return types
 
 
 def cached_logits(session: GraphSession, shape: Shape, ids: Ids, keep: int) -> Floats:

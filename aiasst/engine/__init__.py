@@ -1,4 +1,4 @@
-"""Generating with a model: requests in, tokens out, many at once.
+"""Running a model. One that generates: requests in, tokens out, many at once. One that embeds or classifies: texts in, answers out.
 
 text.py       TextEngine: text in, pieces of text out (tokenizer, stop strings, usage)
 engine.py     Engine: ids in, ids out; runs the session
@@ -12,4 +12,8 @@ sampling.py   logits → the next token
 pacing.py     readings and time in, pauses out: limits of temperature and power
 limits.py     the device config's limits → a pacer on this machine's sensors
 constrain.py  a schema, a regular expression or a grammar → the tokens that may come next
+
+encode.py     Encoder: texts in, vectors, labels, fills or relevance out, by the folder's task
+batching.py   which texts run together
+heads.py      hidden states and logits → answers
 """

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from aiasst.artifacts.document import read_json
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.errors import ArtifactError, UsageError
-from aiasst.evaluate.similarity import cosines, read_rules
+from aiasst.evaluate.similarity import cosines
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -108,7 +108,7 @@ def load_task(data: TaskData, folder: ModelFolder) -> Task:
     if data.task == "sts":
         if classifies:
             raise UsageError(f"{folder.path} classifies texts, it embeds none", "score it: --task classification")
-        if beyond := read_rules(folder.path).beyond:
+        if beyond := folder.encoding.beyond:
             raise UsageError(
                 f"{folder.path} cannot be scored: its files ask for {beyond}, which is not in the graph",
                 "score this model with sentence-transformers",

@@ -50,8 +50,8 @@ def quantize(
     Args:
         source: what `convert` wrote, or an ONNX model from elsewhere.
         output: the folder to write; default: beside the source, named after it and the recipe.
-        recipe: a recipe, the name of one that comes with aiasst, or the path of a YAML file; default int4. With a budget,
-            the formats are planned, and no recipe is needed.
+        recipe: a recipe, the name of one that comes with aiasst, or the path of a YAML file; default int4, of an encoder w8a8.
+            With a budget, the formats are planned, and no recipe is needed.
         algorithm: how weights are rounded, in place of the recipe's word for it.
         cache: how keys and values of earlier tokens are kept, in place of the recipe's word for it; int8 takes a quarter of the
             memory, with scales that are found on the calibration text.

@@ -397,6 +397,7 @@ def _fill(
         source=source.source,
         shape=source.shape,
         tokens=source.tokens,
+        encoding=source.encoding,
         weights=planned_rows(plan, others),
         quantization=Quantization(
             recipe=RECIPE,

@@ -182,6 +182,7 @@ class Job:
             source=self.prepared.source.source,
             shape=self.prepared.source.shape,
             tokens=self.prepared.source.tokens,
+            encoding=self.prepared.source.encoding,
             weights=planned_rows(self.prepared.plan, others),
             quantization=self._quantization(self.prepared.plan, calibrated=self.prepared.task is not None),
             twin=twin,

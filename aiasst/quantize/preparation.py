@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from aiasst.quantize.planning.mix import PlannedMix
 
 _DEFAULT_RECIPE = "int4"
+_ENCODER_RECIPE = "w8a8"
+"""An encoder multiplies all tokens of its texts at once: there w8a8 is the fastest form, and 4 bits the slowest."""
+_NO_ENCODERS = ("text-generation", "unknown")
 _TOKENIZER = "tokenizer.json"
 # What serves where a model cannot be calibrated.
 _FALLBACK = "mse"
@@ -91,7 +94,7 @@ def prepare(
         BudgetRefused: a budget or `max_ram` cannot be kept.
     """
     plans = wishes.budget is not None and wishes.recipe is None
-    recipe = wishes.recipe or load_recipe(_DEFAULT_RECIPE)
+    recipe = wishes.recipe or load_recipe(_DEFAULT_RECIPE if plans else _usual_recipe(source))
     recipe = recipe.model_copy(update={"cache": wishes.cache or recipe.cache})
     cuts = _candidate_cuts if plans else _cuts_of(recipe)
     preparation = _Preparation(*_opened(source, cuts), partial(_opened, source, cuts), output, wishes, progress)
@@ -107,6 +110,11 @@ def prepare(
     used = partial(_opened, source, _cuts_of(mix.recipe))
     preparation = _Preparation(*used(), used, output, wishes, progress, sight.samples, (planning,))
     return replace(preparation.prepared(mix.recipe, mix), cache=cache)
+
+
+def _usual_recipe(source: Path | str | ModelFolder) -> str:
+    """Name of the recipe for a model of which nobody says how to quantize it."""
+    return _DEFAULT_RECIPE if open_source(source).task in _NO_ENCODERS else _ENCODER_RECIPE
 
 
 def _opened(source: Path | str | ModelFolder, cuts: Cuts) -> tuple[QuantizeSource, Inventory]:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.passes import common
 
+from aiasst.artifacts.encoding import Encoding
 from aiasst.artifacts.model_folder import (
     GRAPH_NAME,
     MANIFEST_NAME,
@@ -41,6 +42,7 @@ class QuantizeSource:
     source: Source
     shape: Shape | None
     tokens: Tokens
+    encoding: Encoding | None
     table: Mapping[str, Weight] | None
     """Weight table of the manifest; None for a foreign file."""
     graph_path: Path
@@ -89,6 +91,7 @@ def _from_folder(folder: ModelFolder) -> QuantizeSource:
         source=manifest.source,
         shape=manifest.shape,
         tokens=manifest.tokens,
+        encoding=manifest.encoding,
         table=manifest.weights,
         graph_path=folder.graph,
     )
@@ -109,6 +112,7 @@ def _from_onnx(path: Path, beside: Path, name: str) -> QuantizeSource:
         source=Source(kind="onnx", name=path.name),
         shape=None,
         tokens=Tokens(),
+        encoding=None,
         table=None,
         graph_path=path,
     )

@@ -5,10 +5,11 @@
     answers.py   the answers file: appended, recovered, locked
     batch.py     rows through the engine, several at once
     prefixes.py  what prompts begin with in common, kept from job to job
+    encoding.py  the same for a model that embeds or classifies: texts in (texts.py), vectors or labels out
 
->>> from aiasst import load
+>>> from aiasst.run import load_text
 >>> from aiasst.engine.text import Sampling, TextRequest
->>> engine = load("story-int4")
+>>> engine = load_text("story-int4")
 >>> request = TextRequest("1", "Once upon a time", None, Sampling(max_tokens=40))
 >>> print("".join(event.text for event in engine.generate(request)))
 """
@@ -24,6 +25,7 @@ from typing import BinaryIO
 from aiasst.artifacts.device import DeviceConfig, load_device_config
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.engine.defaults import default_sampling
+from aiasst.engine.encode import Encoder
 from aiasst.engine.requests import Sampling
 from aiasst.engine.text import TextEngine
 from aiasst.errors import ArtifactError
@@ -31,11 +33,14 @@ from aiasst.profile import check_machine, fitted, quick_config
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.run.answers import AnswersFile, AnswersStream, Done, open_answers
 from aiasst.run.batch import Meter, answer_rows
+from aiasst.run.encoding import EncodeSummary, encode
 from aiasst.run.job import Job
 from aiasst.run.prefixes import folder_for, kept
 from aiasst.run.prompts import BadRow, Prompts, Row, RowReader, open_prompts
 
-__all__ = ["Summary", "load", "run"]
+__all__ = ["EncodeSummary", "Encoder", "Summary", "encode_file", "load", "load_text", "run"]
+
+DECODER_TASK = "text-generation"
 
 
 @dataclass(frozen=True)
@@ -67,25 +72,67 @@ def load(
     config: str | Path | DeviceConfig | None = None,
     *,
     speculate: bool = True,
-) -> TextEngine:
-    """Open a model folder to generate text, as a device config says; without one this machine is asked briefly.
+) -> TextEngine | Encoder:
+    """Open a model folder as a device config says; without one this machine is asked briefly.
 
     >>> engine = load("story-int4", "device.json")
+    >>> vectors = load("minilm-w8a8").encode(["A cat sleeps.", "Interest rates rose."])
 
-    With `speculate` an answer that is alone repeats what the text has said before several tokens at a time, where that is
-    faster. When it is depends on measured times, and in the last bits of its logits a model answers a little differently
-    then: without it, a seed gives the same text in every run.
+    A model that generates text comes as a TextEngine, one that embeds or classifies as an Encoder. `speculate` as in `load_text`.
 
     Raises:
         ArtifactError: the folder or the config is missing or wrong, or the config is another machine's.
         ResourceError: the execution provider does not load, or the model does not fit into memory.
     """
     model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
+    if model.manifest.task == DECODER_TASK or model.manifest.shape is None:
+        return load_text(model, config, speculate=speculate)
+    return Encoder(model, _device(model, config))
+
+
+def load_text(
+    folder: str | Path | ModelFolder,
+    config: str | Path | DeviceConfig | None = None,
+    *,
+    speculate: bool = True,
+) -> TextEngine:
+    """Open a model folder to generate text; see `load`.
+
+    With `speculate` an answer that is alone repeats what the text has said before several tokens at a time, where that is
+    faster. When it is depends on measured times, and in the last bits of its logits a model answers a little differently
+    then: without it, a seed gives the same text in every run.
+    """
+    model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
+    return TextEngine(model, _device(model, config), speculate=speculate)
+
+
+def _device(model: ModelFolder, config: str | Path | DeviceConfig | None) -> DeviceConfig:
     if config is None:
-        return TextEngine(model, quick_config(model), speculate=speculate)
+        return quick_config(model)
     device = config if isinstance(config, DeviceConfig) else load_device_config(Path(config))
     check_machine(device)
-    return TextEngine(model, fitted(device, model), speculate=speculate)
+    return fitted(device, model)
+
+
+def encode_file(
+    folder: str | Path | ModelFolder,
+    texts: Path | BinaryIO,
+    answers: Path | Callable[[str], None],
+    *,
+    config: str | Path | DeviceConfig | None = None,
+    top: int | None = None,
+    restart: bool = False,
+    progress: ProgressFn = silent,
+) -> EncodeSummary:
+    """Encode every row of a file of texts, with a model that embeds or classifies; see `encoding.encode`.
+
+    >>> summary = encode_file("minilm-w8a8", Path("texts.jsonl"), Path("vectors.npy"))
+    """
+    model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
+    return encode(
+        model, texts, answers, open_encoder=lambda: Encoder(model, _device(model, config), top=top),
+        top=top, restart=restart, progress=progress,
+    )  # fmt: skip
 
 
 def run(
@@ -132,7 +179,7 @@ def run(
             meter, paced = Meter(source.rows, sink.done.rows, progress), 0.0
             if sink.done.rows < source.rows:  # else the model need not be loaded
                 progress(Progress("load", 0, 1, model.path.name))
-                engine = load(model, config, speculate=wanted.seed is None if speculate is None else speculate)
+                engine = load_text(model, config, speculate=wanted.seed is None if speculate is None else speculate)
                 progress(Progress("load", 1, 1, engine.forms or model.path.name))
                 meter = Meter(source.rows, sink.done.rows, progress)
                 rows = RowReader(replace(wanted, seed=None), stop, sink.job.seed)

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Literal
 
 from aiasst.artifacts.document import Document
+from aiasst.artifacts.lock import try_lock
 from aiasst.errors import ArtifactError, ResourceError
 from aiasst.run.job import Job, read_job
-from aiasst.run.lock import try_lock
 
 SYNC_SECONDS = 1.0
 """A power cut costs the answers of this long at most (a killed process costs none); syncing each would cost more than it saves."""
@@ -60,28 +60,34 @@ class ErrorFields(Document):
     hint: str
 
 
-class Answer(Document):
-    """One line of the answers file; `text` or `error`."""
+class AnswerLine(Document):
+    """What every line of an answers file has, whatever the model answers."""
 
     id: str | int | None
     """None where the line was not readable enough to have one."""
     line: int
+    error: ErrorFields | None = None
+
+    def to_line(self) -> str:
+        """The answer as one line of JSON, without a line break of any kind inside."""
+        fields = self.model_dump(mode="json", exclude_none=True)
+        error = {"error": fields.pop("error")} if self.error is not None else {}
+        text = json.dumps({"id": self.id} | fields | error, ensure_ascii=False)
+        # Legal in JSON, but some readers split lines at them.
+        for character in "\x85\u2028\u2029":
+            text = text.replace(character, f"\\u{ord(character):04x}")
+        return text + "\n"
+
+
+class Answer(AnswerLine):
+    """One line of the answers of a model that writes; `text` or `error`."""
+
     text: str | None = None
     finish_reason: Literal["stop", "length", "cancelled", "deadline"] | None = None
     usage: UsageFields | None = None
     seed: int | None = None
     logprobs: tuple[TokenReportFields, ...] | None = None
     """Where the row asked for them: one entry a token."""
-    error: ErrorFields | None = None
-
-    def to_line(self) -> str:
-        """The answer as one line of JSON, without a line break of any kind inside."""
-        fields = self.model_dump(mode="json", exclude_none=True)
-        text = json.dumps({"id": self.id} | fields, ensure_ascii=False)
-        # Legal in JSON, but some readers split lines at them.
-        for character in "\x85\u2028\u2029":
-            text = text.replace(character, f"\\u{ord(character):04x}")
-        return text + "\n"
 
 
 @dataclass
@@ -92,7 +98,7 @@ class Done:
     rows: int = 0
     errors: int = 0
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: AnswerLine) -> None:
         """Count one answer that is in the file."""
         self.lines[answer.line] = 1
         self.rows += 1
@@ -110,7 +116,7 @@ class AnswersFile:
         self._descriptor = descriptor
         self._synced = time.monotonic()
 
-    def append(self, answer: Answer) -> None:
+    def append(self, answer: AnswerLine) -> None:
         """Append one line.
 
         Raises:
@@ -145,14 +151,16 @@ class AnswersStream:
     done: Done
     emit: Callable[[str], None]
 
-    def append(self, answer: Answer) -> None:
+    def append(self, answer: AnswerLine) -> None:
         """Pass one line on."""
         self.emit(answer.to_line())
         self.done.add(answer)
 
 
 @contextmanager
-def open_answers(path: Path, job: Job, *, lines: int, seed_given: bool, restart: bool = False) -> Iterator[AnswersFile]:
+def open_answers(
+    path: Path, job: Job, *, lines: int, seed_given: bool, restart: bool = False, kind: type[AnswerLine] = Answer
+) -> Iterator[AnswersFile]:
     """Begin `job`, or go on with it where `path` has answers of the same one already.
 
     What fails before its first answer leaves no files behind.
@@ -163,6 +171,7 @@ def open_answers(path: Path, job: Job, *, lines: int, seed_given: bool, restart:
         lines: of the prompts file.
         seed_given: the seed of `job` was asked for; if not, that of the earlier beginning holds.
         restart: throw the earlier answers of a job away.
+        kind: what a line of the file is.
 
     Raises:
         ArtifactError: another process works on it, it belongs to another job or to none, or it is damaged.
@@ -184,7 +193,7 @@ def open_answers(path: Path, job: Job, *, lines: int, seed_given: bool, restart:
             os.ftruncate(descriptor, 0)
         if os.fstat(descriptor).st_size:
             job = read_job(job_descriptor, path).continued_by(job, path, seed_given=seed_given)
-        done = _recover(path, descriptor, lines)
+        done = _recover(path, descriptor, lines, kind)
         job.write(job_descriptor)
         yield AnswersFile(path, descriptor, job, done)
         os.fsync(descriptor)
@@ -215,22 +224,22 @@ def _refuse_foreign(path: Path) -> None:
         )
 
 
-def _recover(path: Path, descriptor: int, lines: int) -> Done:
+def _recover(path: Path, descriptor: int, lines: int, kind: type[AnswerLine]) -> Done:
     """What is answered already; a torn last line is cut off."""
     done, whole = Done(bytearray(lines + 1)), 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 break
-            done.add(_parse(path, number, line, lines))
+            done.add(_parse(path, number, line, lines, kind))
             whole += len(line)
     os.ftruncate(descriptor, whole)
     return done
 
 
-def _parse(path: Path, number: int, line: bytes, lines: int) -> Answer:
+def _parse(path: Path, number: int, line: bytes, lines: int, kind: type[AnswerLine]) -> AnswerLine:
     try:
-        answer = Answer.parse(json.loads(line), f"line {number} of {path}")
+        answer: AnswerLine | None = kind.parse(json.loads(line), f"line {number} of {path}")
     except ValueError:
         answer = None
     if answer is None or not 1 <= answer.line <= lines:

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,15 @@ class Defaults(Document):
     stop: tuple[str, ...]
 
 
+class Outputs(Document):
+    """What an encoder is to tell."""
+
+    top: int | None = None
+    """Labels or fills of a text; None: as many as is usual."""
+    vectors: str | None = None
+    """Name of the .npy file that vectors go to; None: they stand in the lines."""
+
+
 class Job(Document):
     """`answers.jsonl.job`."""
 
@@ -49,9 +58,11 @@ class Job(Document):
     """Name of the folder, for people; the hash decides."""
     model_sha256: str
     """`ModelFolder.identity`: of the manifest, which holds the hashes of all files."""
-    defaults: Defaults
+    defaults: Defaults | None
+    """None of an encoder, which chooses nothing."""
     seed: int
-    """Given, or drawn when the job began: with it every row's answer can be had again."""
+    """Given, or drawn when the job began: with it every row's answer can be had again. 0 of an encoder."""
+    outputs: Outputs | None = None
 
     @classmethod
     def of(
@@ -80,6 +91,20 @@ class Job(Document):
             seed=secrets.randbits(32) if sampling.seed is None else sampling.seed,
         )
 
+    @classmethod
+    def of_encoder(cls, folder: ModelFolder, *, prompts_sha256: str, rows: int, outputs: Outputs) -> Job:
+        """The job of encoding these texts with this model."""
+        return cls(
+            aiasst_version=__version__,
+            prompts_sha256=prompts_sha256,
+            rows=rows,
+            model=folder.path.name,
+            model_sha256=folder.identity,
+            defaults=None,
+            seed=0,
+            outputs=outputs,
+        )
+
     def continued_by(self, wanted: Job, answers: Path, *, seed_given: bool) -> Job:
         """This job, which `answers` are of, as it goes on now.
 
@@ -98,11 +123,19 @@ class Job(Document):
             found.append(f"the model is another ('{self.model}', now '{wanted.model}')")
         if seed_given and self.seed != wanted.seed:
             found.append(f"the seed is another ({self.seed}, now {wanted.seed})")
-        mine, theirs = self.defaults.model_dump(), wanted.defaults.model_dump()
+        mine, theirs = self._settings(), wanted._settings()
         found += [
-            f"{name} is another ({mine[name]}, now {theirs[name]})" for name in mine if mine[name] != theirs[name]
+            f"{name} is another ({mine[name]}, now {theirs[name]})"
+            for name in mine
+            if name in theirs and mine[name] != theirs[name]
         ]
         return found
+
+    def _settings(self) -> dict[str, Any]:
+        """What was asked for, by name."""
+        return {
+            k: v for part in (self.defaults, self.outputs) if part is not None for k, v in part.model_dump().items()
+        }
 
     def write(self, descriptor: int) -> None:
         """Write this into the open job file, in place: its lock goes with the file, which must not be exchanged."""

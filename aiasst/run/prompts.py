@@ -153,34 +153,42 @@ def _bare(number: int, line: bytes) -> bytes:
     return (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
 
 
+class RowIds:
+    """Remembers every id, because two rows with one id cannot be told apart."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def register(self, line: int, row_id: RowId) -> None:
+        """Remember the id of a row. Raises PromptError where an earlier row has it."""
+        if str(row_id) in self._seen:
+            raise PromptError(f"line {line}: an earlier row has the id {row_id!r} too", "give every row its own id")
+        self._seen.add(str(row_id))
+
+
 class RowReader:
-    """Lines to rows, in the order of the file; remembers every id, because two rows with one id cannot be told apart."""
+    """Lines to rows, in the order of the file."""
 
     def __init__(self, defaults: Sampling, stop: tuple[str, ...], seed: int) -> None:
         """`defaults` and `stop` hold where a row says nothing; `seed` is the job's (see `row_seed`)."""
         self._defaults = defaults
         self._stop = stop
         self._seed = seed
-        self._seen: set[str] = set()
+        self._ids = RowIds()
 
     def read(self, line: int, text: bytes) -> Row | BadRow:
         """The row in `text`. The later of two rows with the same id is a bad one."""
         row_id: RowId | None = None
         try:
             data = parse_line(line, text)
-            row_id = _id_in(data, line)
-            self._register(line, row_id)
+            row_id = id_in(data, line)
+            self._ids.register(line, row_id)
             fields = _RowFields.parse(data, f"line {line}")
             return Row(line, row_id, self._request(line, row_id, fields))
         except ArtifactError as error:
             return BadRow(line, row_id, PromptError(error.message, _ROW_HINT))
         except PromptError as error:
             return BadRow(line, row_id, error)
-
-    def _register(self, line: int, row_id: RowId) -> None:
-        if str(row_id) in self._seen:
-            raise PromptError(f"line {line}: an earlier row has the id {row_id!r} too", "give every row its own id")
-        self._seen.add(str(row_id))
 
     def _request(self, line: int, row_id: RowId, fields: _RowFields) -> TextRequest:
         if (fields.prompt is None) == (fields.messages is None):
@@ -225,8 +233,8 @@ def row_seed(seed: int, row_id: RowId) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def parse_line(line: int, text: bytes) -> dict[str, Any]:
-    """The JSON object in a line.
+def parse_line(line: int, text: bytes, hint: str = _ROW_HINT) -> dict[str, Any]:
+    """The JSON object in a line; `hint` says in an error what a row is.
 
     Raises:
         PromptError: it is no JSON object, or holds text that is no Unicode (half a surrogate pair).
@@ -236,14 +244,14 @@ def parse_line(line: int, text: bytes) -> dict[str, Any]:
         # A lone surrogate can be written in JSON, but neither tokenized nor stored.
         json.dumps(data, ensure_ascii=False).encode("utf-8")
     except UnicodeError:
-        raise PromptError(f"line {line} is not UTF-8 text", _ROW_HINT) from None
+        raise PromptError(f"line {line} is not UTF-8 text", hint) from None
     except RecursionError:
-        raise PromptError(f"line {line} is nested too deeply", _ROW_HINT) from None
+        raise PromptError(f"line {line} is nested too deeply", hint) from None
     except ValueError as error:
         where = f" at column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else f": {error}"
-        raise PromptError(f"line {line} is not valid JSON{where}", _ROW_HINT) from None
+        raise PromptError(f"line {line} is not valid JSON{where}", hint) from None
     if not isinstance(data, dict):
-        raise PromptError(f"line {line} is no JSON object", _ROW_HINT)
+        raise PromptError(f"line {line} is no JSON object", hint)
     return data
 
 
@@ -251,7 +259,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
 
 
-def _id_in(data: dict[str, Any], line: int) -> RowId:
+def id_in(data: dict[str, Any], line: int) -> RowId:
     """The row's id even where other keys are wrong, so that its error row can be matched; the line number where it has none."""
     value = data.get("id")
     if isinstance(value, bool) or not isinstance(value, str | int):

@@ -11,7 +11,7 @@ import pytest
 
 from aiasst.cli import app
 
-COMMANDS = ("advise", "convert", "quantize", "profile", "run", "chat", "eval", "bench", "inspect")
+COMMANDS = ("advise", "convert", "quantize", "profile", "run", "chat", "search", "eval", "bench", "inspect")
 
 
 def start(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -23,6 +23,8 @@ from aiasst.errors import CheckpointError, UsageError
         ("masked-lm", "fill-mask"),
         ("sequence-classification", "text-classification"),
         ("ner", "token-classification"),
+        ("cross-encoder", "text-classification"),
+        ("text-ranking", "text-classification"),
     ],
 )
 def test_synonyms(word: str, task: str) -> None:

@@ -131,6 +131,16 @@ def test_odd_shapes_biases_and_encoders(tiny: Tiny, tmp_path: Path, name: str, r
         assert np.linalg.norm(after - before) < 0.1 * spread
 
 
+def test_an_encoder_is_quantized_to_w8a8_unless_told_otherwise(tiny: Tiny, tmp_path: Path) -> None:
+    folder = quantize(tiny("bert"), tmp_path / "out")
+    assert folder.manifest.quantization is not None
+    assert folder.manifest.quantization.recipe == "w8a8"
+    assert folder.manifest.weights["layers.0.qkv_proj.weight"].format == "w8a8"
+    assert folder.manifest.encoding == tiny("bert").manifest.encoding is not None
+    assert preview(tiny("llama")).recipe.name == "int4"
+    assert (folder.path / "card.json").is_file()
+
+
 def test_biases_are_taken_into_the_products(tiny: Tiny, tmp_path: Path) -> None:
     folder = quantize(tiny("gpt2"), tmp_path / "out", recipe="int8")
     products = graphs.nodes(folder.graph, "MatMulNBits")
