@@ -273,7 +273,7 @@ def test_ctrl_c_says_how_to_go_on(story: Path, tmp_path: Path) -> None:
 def test_pauses_for_a_limit_are_told_in_a_line() -> None:
     summary = Summary(
         rows=3, earlier=0, errors=0, seed=1, prompt_tokens=9, cached_tokens=0, completion_tokens=30, seconds=9.0,
-        tokens_per_second=3.3,
+        tokens_per_second=3.3, drafted_tokens=0, accepted_tokens=0,
     )  # fmt: skip
     assert "paced" not in dict(_facts(summary))
     assert dict(_facts(replace(summary, paced_seconds=4.24)))["paced"] == (
