@@ -48,19 +48,13 @@ _OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertConfig", {}),
     "roberta": ("RobertaConfig", {"type_vocab_size": 1}),
     "distilbert": ("DistilBertConfig", {"dim": 64, "hidden_dim": 172, "n_layers": 2, "n_heads": 4}),
-    "mpnet": ("MPNetConfig", {}),
     "deberta_v2": (
         "DebertaV2Config",
         {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16, "share_att_key": True,
          "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0},
     ),
-    "electra": ("ElectraConfig", {"embedding_size": 32}),
-    "modernbert": (
-        "ModernBertConfig",
-        {"num_hidden_layers": 4, "global_attn_every_n_layers": 2, "local_attention": 16, "cls_token_id": BOS, "sep_token_id": EOS},
-    ),
 }  # fmt: skip
-ENCODERS = ("bert", "roberta", "distilbert", "mpnet", "deberta_v2", "electra", "modernbert")
+ENCODERS = ("bert", "roberta", "distilbert", "deberta_v2")
 ARCHITECTURES = tuple(name for name in _OWN if name != "qwen3_narrow" and name not in ENCODERS[1:])
 """The thirteen that must convert."""
 DECODERS = tuple(name for name in ARCHITECTURES if name != "bert")

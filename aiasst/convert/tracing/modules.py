@@ -36,32 +36,7 @@ def simplify(model: torch.nn.Module) -> int:
         if forward is not None:
             module.forward = forward
             count += 1
-        count += _hold_buckets(module, model)
     return count
-
-
-def _hold_buckets(module: Any, model: Any) -> bool:
-    """Let distances between tokens find their bucket (T5's and MPNet's position bias) in a table; whether the module has any.
-
-    The bucket of a distance is the integer part of a logarithm that is a whole number at every power of two: computed with
-    another library's log, some distances would land in the bucket beside.
-    """
-    import torch
-
-    bucket = getattr(module, "relative_position_bucket", None)
-    longest = getattr(model.config, "max_position_embeddings", None)
-    buckets = getattr(getattr(module, "relative_attention_bias", None), "num_embeddings", None)
-    if bucket is None or buckets is None or not isinstance(longest, int):
-        return False
-    table = bucket(torch.arange(-longest, longest + 1), num_buckets=buckets)
-
-    def looked_up(relative_position: torch.Tensor, num_buckets: int = buckets) -> torch.Tensor:
-        found: torch.Tensor
-        found = table[relative_position + longest] if num_buckets == buckets else bucket(relative_position, num_buckets)
-        return found
-
-    module.relative_position_bucket = looked_up
-    return True
 
 
 def _tanh_gelu(x: torch.Tensor) -> torch.Tensor:
