@@ -222,6 +222,10 @@ class Engine:
             ceiling_bytes=self._ceiling_bytes,
         )
 
+    def decode_steps(self, samples: int) -> list[tuple[int, float]]:
+        """(Sequences, seconds of a decode step), an average of at least so many steps each."""
+        return self._scheduler.costs.steps(samples)
+
     @property
     def cache_shape(self) -> CacheShape:
         """What a token takes in the cache."""

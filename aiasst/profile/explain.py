@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aiasst.artifacts.cost_table import usual_products
 from aiasst.artifacts.device import Costs, DeviceConfig, Hardware, MatmulPoint
 from aiasst.sizes import human_bytes
 
@@ -82,8 +83,9 @@ def _formats(costs: Costs) -> str:
     if not costs.matmul:
         return "Which format is fastest was not measured."
     sentences = []
-    for rows in sorted({point.rows for point in costs.matmul}):
-        at = [point for point in costs.matmul if point.rows == rows]
+    products = usual_products(costs)
+    for rows in sorted({point.rows for point in products}):
+        at = [point for point in products if point.rows == rows]
         best, worst = min(at, key=lambda p: p.microseconds), max(at, key=lambda p: p.microseconds)
         sentences.append(
             f"with {_count(rows, 'row')} {best.format} ({best.microseconds:.0f} µs; {worst.format} "
@@ -98,7 +100,7 @@ def _formats(costs: Costs) -> str:
 
 
 def _of_format(costs: Costs, label: str) -> list[MatmulPoint]:
-    return sorted((point for point in costs.matmul if point.format == label), key=lambda point: point.rows)
+    return [point for point in usual_products(costs) if point.format == label]
 
 
 def _count(number: int, noun: str) -> str:

@@ -27,9 +27,9 @@ from aiasst.engine.defaults import default_sampling
 from aiasst.engine.requests import Sampling
 from aiasst.engine.text import TextEngine
 from aiasst.errors import ArtifactError
-from aiasst.profile import check_machine, fitted, quick_config
+from aiasst.profile import comparison, obey, quick_config
 from aiasst.progress import Progress, ProgressFn, silent
-from aiasst.run.answers import AnswersFile, AnswersStream, Done, open_answers
+from aiasst.run.answers import Answer, AnswersFile, AnswersStream, Done, open_answers
 from aiasst.run.batch import Meter, answer_rows
 from aiasst.run.job import Job
 from aiasst.run.prefixes import folder_for, kept
@@ -75,15 +75,17 @@ def load(
     then: without it, a seed gives the same text in every run.
 
     Raises:
-        ArtifactError: the folder or the config is missing or wrong, or the config is another machine's.
+        ArtifactError: the folder or the config is missing or wrong. Another machine's config is not obeyed: see `obey`.
         ResourceError: the execution provider does not load, or the model does not fit into memory.
     """
     model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
     if config is None:
         return TextEngine(model, quick_config(model), speculate=speculate)
     device = config if isinstance(config, DeviceConfig) else load_device_config(Path(config))
-    check_machine(device)
-    return TextEngine(model, fitted(device, model), speculate=speculate)
+    found = obey(device, model)
+    engine = TextEngine(model, found.config, speculate=speculate)
+    engine.remarks, engine.compare = found.remarks, comparison(model, found.config)
+    return engine
 
 
 def run(
@@ -115,7 +117,7 @@ def run(
         prefix_cache: a folder that keeps, from job to job, what prompts begin with in common; made where it is missing.
         speculate: as in `load`; None: where no seed is given.
         progress: told of rows and tokens a second.
-        note: told why something kept could not be used, or was not kept.
+        note: told what of a device config is obeyed, why something kept could not be used, or was not kept.
 
     Raises:
         ArtifactError: the folder, a file or the config is missing or wrong, or the answers belong to another job.
@@ -132,11 +134,27 @@ def run(
                 progress(Progress("load", 0, 1, model.path.name))
                 engine = load(model, config, speculate=wanted.seed is None if speculate is None else speculate)
                 progress(Progress("load", 1, 1, engine.forms or model.path.name))
+                for remark in engine.remarks:
+                    note(remark)
                 meter = Meter(source.rows, sink.done.rows, progress)
                 rows = RowReader(replace(wanted, seed=None), stop, sink.job.seed)
                 with kept(engine, keep_in, model.path.resolve().name, note):
-                    answer_rows(engine, _left(source, rows, sink.done), sink.append, meter)
+                    write = _comparing(sink.append, engine, note)
+                    answer_rows(engine, _left(source, rows, sink.done), write, meter)
             return _summary(sink, meter)
+
+
+def _comparing(
+    write: Callable[[Answer], None], engine: TextEngine, note: Callable[[str], None]
+) -> Callable[[Answer], None]:
+    """`write`, and after it a look at whether steps take what the device config lets expect."""
+
+    def written(answer: Answer) -> None:
+        write(answer)
+        if said := engine.drifted():
+            note(said)
+
+    return written
 
 
 def _opened(
