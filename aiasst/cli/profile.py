@@ -96,7 +96,8 @@ def command(
             if tune and folder is not None:
                 journal = None if destination is None else destination.with_name(f"{destination.name}.tuning")
                 config, came = tuned(config, folder, seconds=seconds, journal=journal, progress=progress)
-                output.note(f"Tuned: {output.plain(came)}")
+                if not quiet:
+                    output.note(f"Tuned: {output.plain(came)}")
     if destination is not None:
         save_device_config(destination, config)
     if wanted is not None and not isinstance(wanted, ModelFolder):

@@ -26,17 +26,20 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiasst.artifacts.device import Costs, DeviceConfig, Hardware
 from aiasst.artifacts.model_folder import Manifest, ModelFolder
 from aiasst.errors import ArtifactError
 from aiasst.profile.decide import ModelNeeds, decide, decide_twin
-from aiasst.profile.drift import DriftFn, drift, expected
 from aiasst.profile.hardware import read_hardware
 from aiasst.profile.host import Host, this_host
 from aiasst.profile.obey import Obeyed, named, obeyed
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.version import __version__
+
+if TYPE_CHECKING:
+    from aiasst.profile.drift import DriftFn
 
 __all__ = ["check_machine", "comparison", "fitted", "needs_of", "obey", "profile", "quick_config", "tuned"]
 
@@ -158,6 +161,8 @@ def comparison(folder: ModelFolder, config: DeviceConfig) -> DriftFn | None:
     Raises:
         UnsupportedModelError: it generates no text.
     """
+    from aiasst.profile.drift import drift, expected
+
     expect = expected(folder, config)
     return None if expect is None else partial(drift, expect)
 

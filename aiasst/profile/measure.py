@@ -19,7 +19,6 @@ from aiasst.artifacts.device import AttentionPoint, Costs, Hardware, LoadingPoin
 from aiasst.errors import ArtifactError, ResourceError
 from aiasst.profile import attention
 from aiasst.profile.bandwidth import measure_bandwidth
-from aiasst.profile.overheads import measure_overheads
 from aiasst.profile.products import FORMS, INPUT, SIZE, Form, chain
 from aiasst.profile.sampling import Clock, Trial, noisiest_first, take_turns
 from aiasst.progress import Progress, ProgressFn, silent
@@ -93,6 +92,9 @@ def measure_costs(
         progress: told of every step.
         clock: in seconds.
     """
+    # The engine is only imported where something is measured: run and chat look at a machine at every start.
+    from aiasst.profile.overheads import measure_overheads
+
     counts, cache = thread_counts(hardware), last_level_cache(hardware)
     free = hardware.memory_free_bytes
     bandwidth = measure_bandwidth(counts, cache_bytes=cache, free_bytes=free, progress=progress)
