@@ -261,10 +261,10 @@ def _others(costs: Costs) -> _Rows:
     for point in costs.overheads:
         if point.kind == "node":
             rows.append(("a small node", f"{point.microseconds:.2f} µs"))
-    for point in costs.loading[:1]:
+    for loaded in costs.loading[:1]:
         rows.append((
-            "loading", f"{point.load_gigabytes_per_second:.2f} GB/s of {point.format}, packing it "
-            f"{point.prepack_gigabytes_per_second:.2f} GB/s",
+            "loading", f"{loaded.load_gigabytes_per_second:.2f} GB/s of {loaded.format}, packing it "
+            f"{loaded.prepack_gigabytes_per_second:.2f} GB/s",
         ))  # fmt: skip
     return rows
 

@@ -31,8 +31,9 @@ _STREAMED_ROWS = (1, 2, 4, 8, 16)
 _SMALL, _MIDDLE, _USUAL, _LARGE = (256, 768), (512, 1536), (SIZE, SIZE), (SIZE, 4 * SIZE)
 _LEAST_CHAIN = 8 * 2**20
 _MOST_CHAIN = 192 * 2**20
-_CACHED_CHAIN = 2**20
+_CACHED_CHAIN = 4 * 2**20
 """Bytes of a chain that stays in the cache, where one pair of products is not larger already."""
+_LOADED_CHAIN = 16 * 2**20
 _COPIES = 6
 """Times a chain's bytes that building, opening and packing it take at their peak."""
 
@@ -53,7 +54,7 @@ class Grid:
     attention_seconds: float
 
 
-QUICK = Grid((_USUAL, _MIDDLE), (_USUAL, _MIDDLE, _SMALL), 0.25, 36.0, attention.QUICK, 6.0)
+QUICK = Grid((_USUAL, _MIDDLE), (_USUAL, _MIDDLE, _SMALL), 0.25, 32.0, attention.QUICK, 6.0)
 FULL = Grid((_USUAL, _MIDDLE, _LARGE), (_USUAL, _MIDDLE, _SMALL, _LARGE), 0.8, 210.0, attention.FULL, 20.0)
 
 
@@ -109,7 +110,9 @@ def measure_costs(
         matmul=tuple(points),
         attention=_attention(grid, threads, free, progress, clock),
         overheads=measure_overheads(threads, clock=clock),
-        loading=tuple(loading(chain, threads, clock) for chain in measured if chain.k == SIZE and not chain.cached),
+        loading=tuple(
+            loading(form, threads, clock) for form in FORMS if form.label in {one.form.label for one in measured}
+        ),
     )
 
 
@@ -194,7 +197,7 @@ def visit(one: Chain, threads: int, seconds: float, clock: Clock = time.perf_cou
     random = np.random.default_rng(0)
     inputs = {rows: random.standard_normal((rows, one.k), np.float32) for rows in one.rows}
     fresh = {rows: Trial(partial(session.run, {INPUT: x})) for rows, x in inputs.items()}
-    taken = take_turns(list(fresh.values()), seconds=seconds, longest=seconds / 4, clock=clock)
+    taken = take_turns(list(fresh.values()), seconds=seconds, longest=seconds / 4, warm=one.cached, clock=clock)
     for rows, trial in fresh.items():
         if any(trial is done for done in taken):
             one.trials.setdefault(rows, Trial(trial.run)).seconds += trial.seconds
@@ -202,17 +205,18 @@ def visit(one: Chain, threads: int, seconds: float, clock: Clock = time.perf_cou
             one.trials[rows].run = _nothing
 
 
-def loading(one: Chain, threads: int, clock: Clock = time.perf_counter) -> LoadingPoint:
-    """How fast the weights of a chain become a session, and what packing them adds."""
-    model = chain(one.form, one.links, one.k, one.n)
-    size = one.links * one.form.link_bytes(one.k, one.n)
+def loading(form: Form, threads: int, clock: Clock = time.perf_counter) -> LoadingPoint:
+    """How fast the weights of a short chain become a session, and what packing them adds."""
+    links = max(1, _LOADED_CHAIN // form.link_bytes())
+    model = chain(form, links)
+    size = links * form.link_bytes()
     trials = [
         Trial(partial(GraphSession.open, model, SessionSettings(threads=threads, prepack=packs)))
         for packs in (False, True)
     ]
     plain, packed = take_turns(trials, seconds=0.0, clock=clock)
     return LoadingPoint(
-        format=one.form.label,
+        format=form.label,
         load_gigabytes_per_second=round(size / plain.best / 1e9, 3),
         prepack_gigabytes_per_second=round(size / max(packed.best - plain.best, 1e-3 * packed.best) / 1e9, 3),
         noise=round(packed.noise, 3),

@@ -41,7 +41,12 @@ class Trial:
 
 
 def take_turns(
-    trials: Sequence[Trial], *, seconds: float, longest: float = float("inf"), clock: Clock = time.perf_counter
+    trials: Sequence[Trial],
+    *,
+    seconds: float,
+    longest: float = float("inf"),
+    warm: bool = False,
+    clock: Clock = time.perf_counter,
 ) -> list[Trial]:
     """Run every trial some times, one after the other and again, for about `seconds` all together.
 
@@ -49,6 +54,7 @@ def take_turns(
         trials: from the cheapest to the dearest.
         seconds: after this long no round is begun; LEAST rounds are made whatever they take, MOST at most.
         longest: a trial whose first run takes longer is the last one that is measured.
+        warm: run each once more before it is timed, so that the caches hold what is its own and not the trial's before.
         clock: in seconds.
 
     Returns:
@@ -64,6 +70,8 @@ def take_turns(
         if repeat >= LEAST and clock() - begun > seconds:
             break
         for trial in taken:
+            if warm:
+                trial.run()
             trial.seconds.append(_timed(trial.run, clock))
     return taken
 

@@ -78,6 +78,8 @@ _NO_INTEGERS = (
     "its cores have no dot product of bytes: 4 bits are multiplied as float32, 8 and 2 bits are widened every time"
 )
 
+_NOISY = 0.25
+"""Noise beyond which a point of attention is left out, where others are there."""
 _SEEN = Range(0.85, 1.0, 1.2)
 """What measured attention and overheads may take in a model."""
 _MEASURED = Range(0.92, 1.0, 1.12)
@@ -176,10 +178,11 @@ def _attending(costs: Costs, *, decoding: bool) -> float | None:
 
     The slope counts and not the quotient: what a node costs whatever its length is counted with the nodes.
     """
+    wanted = [p for p in costs.attention if p.cache == "float32" and (p.new_tokens == 1) == decoding]
+    quiet = [p for p in wanted if p.noise <= _NOISY]
     points = [
         (2 * p.rows * p.new_tokens * p.heads * p.head_dim * (p.past + p.new_tokens / 2), p.microseconds / 1e6)
-        for p in costs.attention
-        if p.cache == "float32" and (p.new_tokens == 1) == decoding
+        for p in (quiet if len(quiet) > 1 else wanted)
     ]
     if len(points) < 2:
         return None

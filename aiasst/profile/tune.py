@@ -15,7 +15,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from aiasst.artifacts.device import CoresDecision, CountDecision, Decisions, Hardware, SwitchDecision
@@ -43,6 +43,11 @@ class Setting:
     """To the first cores of the fastest kind, one a thread."""
     spinning: bool = True
     chunk: int = CHUNK
+
+    @property
+    def effective(self) -> Setting:
+        """The same without what a thread alone does not have: others to wait for, and a place of its own."""
+        return self if self.threads > 1 else replace(self, pinned=False, spinning=True)
 
 
 @dataclass(frozen=True)
@@ -106,9 +111,8 @@ def runtime_defaults(hardware: Hardware) -> Setting:
 
 def setting_of(decisions: Decisions) -> Setting:
     """What was decided."""
-    return Setting(
-        decisions.threads.value, decisions.affinity.value is not None, decisions.spinning.value, decisions.chunk.value
-    )
+    pinned = decisions.affinity.value is not None
+    return Setting(decisions.threads.value, pinned, decisions.spinning.value, decisions.chunk.value).effective
 
 
 def tune(
@@ -134,12 +138,13 @@ def tune(
     """
     begun, tried = clock(), 0
     while not tried or clock() - begun < _SEARCH_SHARE * seconds:
-        setting = search.ask()
+        asked = search.ask()
+        setting = asked.effective
         progress(Progress(STAGE, min(clock() - begun, seconds), seconds, in_words(setting)))
         pairs = [(measure(defaults), measure(setting)) for _ in range(2)]
-        search.tell(setting, min(mine / theirs for theirs, mine in pairs))
+        search.tell(asked, min(mine / theirs for theirs, mine in pairs))
         tried += 1
-    entrants = dict.fromkeys((defaults, decided, *search.best(_FINALISTS)))
+    entrants = dict.fromkeys((defaults, decided, *(setting.effective for setting in search.best(_FINALISTS))))
     finalists = [_Finalist(setting) for setting in entrants]
     rounds = 0
     while rounds < _LEAST_ROUNDS or clock() - begun < seconds:

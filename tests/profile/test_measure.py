@@ -171,7 +171,7 @@ def test_overheads_of_this_machine() -> None:
 
 
 def test_loading_of_a_chain() -> None:
-    point = loading(Chain(FORMS[0], 256, 256, 4, cached=False, rows=(1,)), 1)
+    point = loading(FORMS[0], 1)
     assert point.format == FORMS[0].label
     assert 0 < point.load_gigabytes_per_second < 1e4 and point.prepack_gigabytes_per_second > 0
 

@@ -39,6 +39,14 @@ def test_trials_take_turns_and_the_first_run_does_not_count() -> None:
     assert [trial.seconds for trial in trials] == [[1.0] * LEAST, [2.0] * LEAST]
 
 
+def test_a_warm_trial_runs_once_more_before_it_is_timed() -> None:
+    host = Host()
+    trials = [host.trial("a", 1.0), host.trial("b", 2.0)]
+    take_turns(trials, seconds=0, warm=True, clock=host.clock)
+    assert host.order == ["a", "b"] + ["a", "a", "b", "b"] * LEAST
+    assert [trial.seconds for trial in trials] == [[1.0] * LEAST, [2.0] * LEAST]
+
+
 def test_repeats_end_with_the_time_or_with_the_most() -> None:
     host = Host()
     (trial,) = take_turns([host.trial("a", 1.0)], seconds=5.0, clock=host.clock)

@@ -116,8 +116,14 @@ def test_decisions_take_the_setting_over(hybrid_laptop: Host) -> None:
     assert "none of 9" in kept.threads.reason
 
 
+def test_a_thread_alone_is_neither_pinned_nor_waits() -> None:
+    odd = Setting(1, pinned=True, spinning=False, chunk=128)
+    found = tuned(lambda setting, _: 0.5 if setting.threads == 1 else 1.0, odd, decided=TWO)
+    assert found.setting == Setting(1, chunk=128)
+
+
 def test_settings_in_words() -> None:
-    assert in_words(Setting(1, spinning=False)) == "1 thread, sleeping between products, chunks of 256"
+    assert in_words(Setting(2, spinning=False)) == "2 threads, sleeping between products, chunks of 256"
 
 
 def test_the_library_proposes_remembers_and_resumes(tmp_path: Path) -> None:
