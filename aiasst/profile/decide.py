@@ -140,7 +140,8 @@ def crossover(times: Sequence[tuple[int, float, float]]) -> int | None:
     for (rows, ratio), (more, better) in reversed(list(itertools.pairwise(points))):
         if ratio >= 0:
             found = math.exp(math.log(rows) + math.log(more / rows) * ratio / (ratio - better))
-            return max(_LEAST_CROSSOVER, math.ceil(found))
+            # Where both take just as long, it is not faster yet.
+            return max(_LEAST_CROSSOVER, rows + 1, math.ceil(found))
     return max(_LEAST_CROSSOVER, points[0][0])
 
 
