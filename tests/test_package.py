@@ -47,7 +47,7 @@ def test_a_stage_can_be_called_however_it_was_imported() -> None:
         "import aiasst.profile, aiasst.convert, aiasst.quantize\n"
         "from aiasst import convert, profile, quantize\n"
         "assert callable(convert) and callable(quantize)\n"
-        "assert profile(measure=False).schema_version == 1\n"
+        "assert profile(measure=False).schema_version == 2\n"
         "assert aiasst.profile.quick_config is not None"
     )
     assert "aiasst.profile.decide" in loaded_by(code)

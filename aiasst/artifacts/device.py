@@ -14,7 +14,9 @@ from aiasst.artifacts.document import Document, read_json, write_text_atomically
 from aiasst.artifacts.model_folder import disk_errors
 from aiasst.errors import ArtifactError, ResourceError
 
-DEVICE_CONFIG_VERSION: Literal[1] = 1
+DEVICE_CONFIG_VERSION: Literal[2] = 2
+READ_VERSIONS = (1, DEVICE_CONFIG_VERSION)
+"""Version 2 adds costs (attention, overheads, loading, products in the cache) and decisions (spinning, chunk)."""
 _HINT = "write a new one with: aiasst profile -o device.json"
 
 CoreNumber = Annotated[int, Field(ge=0)]
@@ -133,6 +135,54 @@ class MatmulPoint(Document):
     """Milliards of multiplications (each with its addition) a second."""
     noise: float
     """As of the bandwidth."""
+    cached: bool = False
+    """Whether the weights stayed in the processor's cache between two products; else they came from memory."""
+
+
+class AttentionPoint(Document):
+    """Time of the attention of one layer, its cache in float32 or int8."""
+
+    cache: Literal["float32", "int8"]
+    rows: int
+    """Sequences at once."""
+    new_tokens: int
+    """Of each sequence: 1 is a decode step, more a piece of a prompt."""
+    past: int
+    """Tokens behind them."""
+    heads: int
+    kv_heads: int
+    head_dim: int
+    threads: int
+    microseconds: float
+    noise: float
+    """As of the bandwidth."""
+
+
+class OverheadPoint(Document):
+    """What is neither product nor attention: a node of the graph, a step of the engine, the choice of a token."""
+
+    kind: Literal["node", "step"]
+    """node: one small node of a chain; step: the engine around the session's run, the choice of tokens with it."""
+    rows: int
+    """Sequences of a step; 1 for a node."""
+    vocabulary: int
+    """Scores for each sequence of a step; 0 for a node."""
+    threads: int
+    microseconds: float
+    noise: float
+    """As of the bandwidth."""
+
+
+class LoadingPoint(Document):
+    """How fast weights of a format become a session; the disk is not in it."""
+
+    format: str
+    load_gigabytes_per_second: float
+    """Bytes of the weights by the time that opening takes without packing."""
+    prepack_gigabytes_per_second: float
+    """The same for what packing into the kernels' own order adds."""
+    noise: float
+    """As of the bandwidth, of opening with packing."""
 
 
 class FormsPoint(Document):
@@ -152,6 +202,9 @@ class Costs(Document):
 
     bandwidth: tuple[BandwidthPoint, ...] = ()
     matmul: tuple[MatmulPoint, ...] = ()
+    attention: tuple[AttentionPoint, ...] = ()
+    overheads: tuple[OverheadPoint, ...] = ()
+    loading: tuple[LoadingPoint, ...] = ()
     forms: tuple[FormsPoint, ...] = ()
     """Of the model that was named, where its folder has two forms."""
 
@@ -177,6 +230,20 @@ class CoresDecision(Document):
     reason: str
 
 
+class SwitchDecision(Document):
+    """Yes or no, and why."""
+
+    value: bool
+    reason: str
+
+
+USUAL_SPINNING = SwitchDecision(
+    value=True,
+    reason="a decode step is a chain of short products: threads that sleep between them cost more than they save",
+)
+USUAL_CHUNK = CountDecision(
+    value=256, reason="usual: longer pieces of a prompt are hardly faster and delay other answers"
+)
 USUAL_INTER_TOKEN_LATENCY = CountDecision(
     value=250, reason="a little faster than people read; prompts are read in pieces that delay other answers by no more"
 )
@@ -204,6 +271,10 @@ class Decisions(Document):
     provider: TextDecision
     threads: CountDecision
     affinity: CoresDecision
+    spinning: SwitchDecision = USUAL_SPINNING
+    """Whether threads wait awake for the next product."""
+    chunk: CountDecision = USUAL_CHUNK
+    """Tokens of a prompt that are read in one run, at most."""
     slots: CountDecision
     """Sequences decoded at once."""
     memory_ceiling_bytes: CountDecision
@@ -221,7 +292,7 @@ class Decisions(Document):
 class DeviceConfig(Document):
     """`device.json`."""
 
-    schema_version: Literal[1] = DEVICE_CONFIG_VERSION
+    schema_version: Literal[2] = DEVICE_CONFIG_VERSION
     aiasst_version: str
     onnxruntime_version: str
     created: str
@@ -243,9 +314,10 @@ def load_device_config(path: Path) -> DeviceConfig:
     if not isinstance(data, dict):
         raise ArtifactError(f"{path} is no device config", _HINT)
     version = data.get("schema_version")
-    if version != DEVICE_CONFIG_VERSION:
-        raise ArtifactError(f"{path} has schema version {version}, this program reads {DEVICE_CONFIG_VERSION}", _HINT)
-    return DeviceConfig.parse(data, str(path))
+    if version not in READ_VERSIONS or isinstance(version, bool):
+        known = " and ".join(map(str, READ_VERSIONS))
+        raise ArtifactError(f"{path} has schema version {version}, this program reads {known}", _HINT)
+    return DeviceConfig.parse(data | {"schema_version": DEVICE_CONFIG_VERSION}, str(path))
 
 
 def refuse_existing_config(path: Path, *, force: bool) -> None:

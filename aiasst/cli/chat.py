@@ -118,9 +118,11 @@ def command(
         constraint=held,
         system=system,
     )
+    for remark in () if quiet else engine.remarks:
+        output.note(f"[dim]{output.plain(remark)}[/]")
     if engine.forms and not quiet:
         output.note(f"[dim]{output.plain(engine.forms)}[/]")
-    _hold(conversation, model, resume=resume, json=json, quiet=quiet)
+    _hold(conversation, model, engine.drifted, resume=resume, json=json, quiet=quiet)
     if (paused := engine.engine.stats.paced_seconds) and not quiet:
         output.note(f"[dim]Paced: {output.paced(paused)}.[/]")
 
@@ -134,22 +136,39 @@ def _limit(max_tokens: int | None, *, chat: bool) -> int:
     return _CHAT_TOKENS if chat else _COMPLETION_TOKENS
 
 
-def _hold(conversation: Conversation, model: ModelFolder, *, resume: str | None, json: bool, quiet: bool) -> None:
-    """Begin, lead and end the conversation in the way that stdin asks for."""
+def _hold(
+    conversation: Conversation,
+    model: ModelFolder,
+    drifted: Callable[[], str],
+    *,
+    resume: str | None,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Begin, lead and end the conversation in the way that stdin asks for; `drifted` is asked after every turn."""
     from aiasst.chat import Kept
 
     name, screen = model.path.name, _Screen(answers=not json, quiet=quiet)
     for remark in _greeting(conversation, model):
         screen.note(remark)
+
+    def watched(turned: Callable[[], None]) -> Callable[[], None]:
+        def after() -> None:
+            turned()
+            if said := drifted():
+                screen.note(said)
+
+        return after
+
     if resume is None:
-        _lead(conversation, screen, name, lambda: None)
+        _lead(conversation, screen, name, watched(lambda: None))
     else:
         system, kept = conversation.system, Kept(resume, conversation, name)
         for remark in kept.begin():
             screen.note(remark)
         conversation.system = system or conversation.system
         try:
-            _lead(conversation, screen, name, kept.turned)
+            _lead(conversation, screen, name, watched(kept.turned))
         finally:
             for remark in kept.end():
                 screen.note(remark)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from aiasst.artifacts.device import Cache, Costs, Decisions, DeviceConfig, Hardware
 
 EXAMPLES = (
-    "aiasst profile\n\naiasst profile story-int4 -o device.json\n\naiasst profile Qwen/Qwen3-0.6B --context 8192\n\n"
+    "aiasst profile\n\naiasst profile story-int4 -o device.json\n\n"
+    "aiasst profile story-int4 --tune --seconds 60 -o device.json\n\naiasst profile Qwen/Qwen3-0.6B --context 8192\n\n"
     "aiasst profile Qwen/Qwen3-4B --device raspberry-pi-5-8gb"
 )
 
@@ -35,6 +36,16 @@ def command(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the device config here (device.json).")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Measure nothing: look, and decide from that.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Measure more shapes and longer: some minutes instead of less than one.")
+    ] = False,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune", help="Try threads, pinning, spinning and chunks with this model folder, and take the fastest."
+        ),
+    ] = False,
+    seconds: Annotated[float, typer.Option("--seconds", metavar="N", min=1.0, help="Time for --tune.")] = 120.0,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say in sentences why each decision is what it is.")
     ] = False,
@@ -59,8 +70,13 @@ def command(
     from aiasst.artifacts.device import refuse_existing_config, save_device_config
     from aiasst.artifacts.model_folder import ModelFolder
     from aiasst.cli import advice_view
-    from aiasst.profile import profile
+    from aiasst.errors import UsageError
+    from aiasst.profile import profile, tuned
 
+    if tune and (device is not None or model is None):
+        raise UsageError("--tune tries settings with a model folder on this machine", "aiasst profile DIR --tune")
+    if quick and full:
+        raise UsageError("--quick measures nothing, --full measures more", "give one of the two")
     _check(model, destination, quick=quick, device=device, explain=explain, revision=revision)
     if destination is not None:
         refuse_existing_config(destination, force=force)
@@ -76,7 +92,14 @@ def command(
     else:
         folder = wanted if isinstance(wanted, ModelFolder) else None
         with output.progress(quiet=quiet) as progress:
-            config = profile(folder, measure=not quick, progress=progress)
+            if tune and folder is None:
+                raise UsageError(f"--tune needs a model folder, {model} is none", "convert it first: aiasst convert")
+            config = profile(folder, measure=not quick, full=full, progress=progress)
+            if tune and folder is not None:
+                journal = None if destination is None else destination.with_name(f"{destination.name}.tuning")
+                config, came = tuned(config, folder, seconds=seconds, journal=journal, progress=progress)
+                if not quiet:
+                    output.note(f"Tuned: {output.plain(came)}")
     if destination is not None:
         save_device_config(destination, config)
     if wanted is not None and not isinstance(wanted, ModelFolder):
@@ -130,6 +153,8 @@ def _show(config: DeviceConfig) -> None:
     if config.costs.matmul:
         columns, rows, caption = _products(config.costs)
         output.table("", columns, rows, right=columns[1:], caption=caption)
+    if others := _others(config.costs):
+        output.section("\nMeasured beside products", others)
     if config.costs.forms:
         output.section("\nTwo forms of the model", _forms(config.costs))
     title = f"for {config.model}" if config.model else "for any model (name a model folder to fit it)"
@@ -226,15 +251,40 @@ def _bandwidth(costs: Costs) -> _Rows:
 
 def _products(costs: Costs) -> tuple[list[str], list[list[str]], str]:
     """Columns, rows and caption: formats down, rows of activations across, microseconds inside."""
-    sizes = sorted({point.rows for point in costs.matmul})
-    times = {(point.format, point.rows): point.microseconds for point in costs.matmul}
+    from aiasst.artifacts.cost_table import usual_products
+
+    products = usual_products(costs)
+    sizes = sorted({point.rows for point in products})
+    times = {(point.format, point.rows): point.microseconds for point in products}
     best = {rows: min(us for (_, r), us in times.items() if r == rows) for rows in sizes}
-    labels = list(dict.fromkeys(point.format for point in costs.matmul))
+    labels = list(dict.fromkeys(point.format for point in products))
     table = [[label, *(_cell(times.get((label, rows)), best[rows]) for rows in sizes)] for label in labels]
-    first = costs.matmul[0]
+    first = products[0]
     caption = f"microseconds for rows x {first.k} times {first.k} x {first.n}, {first.threads} threads; * the fastest"
+    noisy = sorted(point.noise for point in costs.matmul)
+    caption += f"; noise {noisy[len(noisy) // 2]:.0%}, at worst {noisy[-1]:.0%}"
     columns = ["format", *(f"{rows} row{'s' if rows > 1 else ''}" for rows in sizes)]
     return columns, table, caption
+
+
+def _others(costs: Costs) -> _Rows:
+    """Attention, overheads and loading, a line each."""
+    rows = []
+    for kind in dict.fromkeys(point.cache for point in costs.attention):
+        told = [p for p in costs.attention if p.cache == kind]
+        one = [f"{p.past}: {p.microseconds:.0f} µs" for p in told if p.rows == p.new_tokens == 1]
+        rows.append(
+            (f"attention, {kind}", f"one new token of a layer by tokens before it: {', '.join(one) or 'not measured'}")
+        )
+    for point in costs.overheads:
+        if point.kind == "node":
+            rows.append(("a small node", f"{point.microseconds:.2f} µs"))
+    for loaded in costs.loading[:1]:
+        rows.append((
+            "loading", f"{loaded.load_gigabytes_per_second:.2f} GB/s of {loaded.format}, packing it "
+            f"{loaded.prepack_gigabytes_per_second:.2f} GB/s",
+        ))  # fmt: skip
+    return rows
 
 
 def _forms(costs: Costs) -> _Rows:
@@ -264,6 +314,8 @@ def _decisions(decisions: Decisions) -> list[tuple[str, str, str]]:
         ("provider", decisions.provider.value, decisions.provider.reason),
         ("threads", str(decisions.threads.value), decisions.threads.reason),
         ("affinity", "none" if pinned is None else ",".join(map(str, pinned)), decisions.affinity.reason),
+        ("spinning", "on" if decisions.spinning.value else "off", decisions.spinning.reason),
+        ("chunk", str(decisions.chunk.value), decisions.chunk.reason),
         ("slots", str(decisions.slots.value), decisions.slots.reason),
         (
             "memory ceiling",

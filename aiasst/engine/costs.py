@@ -131,6 +131,10 @@ class Costs:
         """How many tokens an answer will have that may have `most`, as answers go here; all of them, where nothing is known."""
         return self._share * most
 
+    def steps(self, samples: int = ENOUGH) -> list[tuple[int, float]]:
+        """(Rows, seconds) of the decode steps that were measured so often, rising."""
+        return self._steps.points(samples)
+
     def knows(self, rows: int) -> bool:
         """Whether steps of just so many rows were measured, and not too long ago."""
         return self._steps.relied_on(rows) is not None

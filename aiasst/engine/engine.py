@@ -236,6 +236,10 @@ class Engine:
             paced_seconds=0.0 if self._pacer is None else self._pacer.paced_seconds,
         )
 
+    def decode_steps(self, samples: int) -> list[tuple[int, float]]:
+        """(Sequences, seconds of a decode step), an average of at least so many steps each."""
+        return self._scheduler.costs.steps(samples)
+
     @property
     def cache_shape(self) -> CacheShape:
         """What a token takes in the cache."""

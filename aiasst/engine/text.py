@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from aiasst.engine.requests import Event, Finished, Request, Sampling, TokenChan
 from aiasst.engine.stop import StopFilter
 from aiasst.errors import PromptError
 from aiasst.tokenizer import Detokenizer, Message, Tokenizer
+
+_STEPS_ENOUGH = 12
+"""Decode steps of a number of sequences before they are compared with what was expected."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class TextEngine:
             open_decoder(folder, decisions),
             slots=decisions.slots.value,
             memory_ceiling_bytes=decisions.memory_ceiling_bytes.value,
+            chunk=decisions.chunk.value,
             inter_token_latency=decisions.inter_token_latency_ms.value / 1000,
             speculate=speculate,
             pacer=pacer_for(decisions),
@@ -136,11 +140,23 @@ class TextEngine:
         self._model = model
         self.forms = ""
         """A line on which forms of the model run, where there are two."""
+        self.remarks: tuple[str, ...] = ()
+        """Lines on which device config is obeyed, and what of it is not."""
+        self.compare: Callable[[Sequence[tuple[int, float]]], str] | None = None
+        """Says in a line where decode steps (sequences, seconds) are far from what was expected."""
         self._stop_ids = tuple(dict.fromkeys((*stop_ids, *tokenizer.eos_ids)))
         self._constrainer = Constrainer(tokenizer, self._stop_ids, engine.vocab_size)
         self._answers: dict[str, _Answer] = {}
         self._token_texts: dict[int, str] = {}
         self._undelivered: deque[TextEvent] = deque()
+
+    def drifted(self) -> str:
+        """Once, as soon as steps enough were taken: a line where they are far from what was expected; else nothing."""
+        steps = self.engine.decode_steps(_STEPS_ENOUGH) if self.compare is not None else []
+        if self.compare is None or not steps:
+            return ""
+        compare, self.compare = self.compare, None
+        return compare(steps)
 
     @property
     def busy(self) -> bool:

@@ -3,10 +3,12 @@
     host.py       how probes ask the machine (or a tree of fixtures)
     probes/       what is here, one file a kind
     hardware.py   the probes' answers put together
-    measure.py    memory bandwidth and products, in seconds
+    measure.py    bandwidth.py, products.py, attention.py, overheads.py: what work costs; sampling.py: on a host that is noisy
     forms.py      a folder of two forms: which is faster for how many rows
     decide.py     hardware + costs (+ model) → decisions, pure
     explain.py    a device config in sentences
+    tune.py       settings searched by how fast they are; tune_search.py by which library, tune_work.py with which work
+    obey.py       a device config on the machine as it is now; drift.py: whether real work takes what it lets expect
 
 and of a model that is not here yet:
 
@@ -21,8 +23,10 @@ and of a model that is not here yet:
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiasst.artifacts.device import Costs, DeviceConfig, Hardware
 from aiasst.artifacts.model_folder import Manifest, ModelFolder
@@ -30,16 +34,26 @@ from aiasst.errors import ArtifactError
 from aiasst.profile.decide import ModelNeeds, decide, decide_twin
 from aiasst.profile.hardware import read_hardware
 from aiasst.profile.host import Host, this_host
+from aiasst.profile.obey import Obeyed, named, obeyed
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.version import __version__
 
-__all__ = ["check_machine", "fitted", "needs_of", "profile", "quick_config"]
+if TYPE_CHECKING:
+    from aiasst.profile.drift import DriftFn
+
+__all__ = ["check_machine", "comparison", "fitted", "needs_of", "obey", "profile", "quick_config", "tuned"]
 
 
 def profile(
-    folder: str | Path | ModelFolder | None = None, *, measure: bool = True, progress: ProgressFn = silent
+    folder: str | Path | ModelFolder | None = None,
+    *,
+    measure: bool = True,
+    full: bool = False,
+    progress: ProgressFn = silent,
 ) -> DeviceConfig:
-    """Look at this machine, measure it for some seconds, and decide; for the model in `folder` if one is given.
+    """Look at this machine, measure it for less than a minute, and decide; for the model in `folder` if one is given.
+
+    `full`: measure more shapes and longer, up to five minutes.
 
     Raises:
         ArtifactError: `folder` is no model folder.
@@ -50,9 +64,12 @@ def profile(
     progress(Progress("machine", 1, 1, hardware.cpu_model))
     costs = Costs()
     if measure:
-        from aiasst.profile.measure import measure_costs
+        from aiasst.profile.measure import FULL, QUICK, measure_costs
 
-        costs = measure_costs(hardware, lambda found: decide(hardware, found).threads.value, progress=progress)
+        grid = FULL if full else QUICK
+        costs = measure_costs(
+            hardware, lambda found: decide(hardware, found).threads.value, grid=grid, progress=progress
+        )
         if model is not None and model.manifest.twin is not None:
             from aiasst.profile.forms import measure_forms
 
@@ -94,8 +111,64 @@ def fitted(config: DeviceConfig, folder: ModelFolder) -> DeviceConfig:
     return config.model_copy(update={"decisions": decided.model_copy(update={"twin": twin})})
 
 
+def tuned(
+    config: DeviceConfig,
+    folder: ModelFolder,
+    *,
+    seconds: float,
+    journal: Path | None = None,
+    progress: ProgressFn = silent,
+) -> tuple[DeviceConfig, str]:
+    """`config` of this machine with the settings that are fastest for the model in `folder`, and a line on what came of it.
+
+    Never worse than ONNX Runtime's own defaults, beyond the noise. With `journal`, a file, a later call goes on from there.
+
+    Raises:
+        ArtifactError: the folder is no text generator.
+        ResourceError: Optuna is not installed, or memory is short.
+    """
+    from aiasst.profile import tune
+    from aiasst.profile.tune_search import OptunaSearch
+    from aiasst.profile.tune_work import Work
+
+    hardware, decided = config.hardware, tune.setting_of(config.decisions)
+    name = f"{folder.identity} on {hardware.machine_id}"
+    search = OptunaSearch(tune.space_of(hardware), name=name, first=decided, journal=journal)
+    found = tune.tune(
+        search,
+        Work(folder, config.decisions, hardware).measure,
+        defaults=tune.runtime_defaults(hardware),
+        decided=decided,
+        seconds=seconds,
+        progress=progress,
+    )
+    decisions = tune.with_tuned(config.decisions, found, hardware)
+    return config.model_copy(update={"decisions": decisions}), f"{tune.in_words(found.setting)}: {tune.reason(found)}"
+
+
+def obey(config: DeviceConfig, folder: ModelFolder, *, host: Host | None = None) -> Obeyed:
+    """`config` for the model in `folder` as far as it is safe on this machine as it is now, and what to say of it."""
+    here = host or this_host()
+    found = obeyed(
+        config, read_hardware(here, thorough=False), lambda: quick_config(folder, host=here), needs_of(folder)
+    )
+    return Obeyed(fitted(found.config, folder), found.remarks)
+
+
+def comparison(folder: ModelFolder, config: DeviceConfig) -> DriftFn | None:
+    """What compares decode steps with what `config` lets expect of the model in `folder`; None where it holds no costs.
+
+    Raises:
+        UnsupportedModelError: it generates no text.
+    """
+    from aiasst.profile.drift import drift, expected
+
+    expect = expected(folder, config)
+    return None if expect is None else partial(drift, expect)
+
+
 def check_machine(config: DeviceConfig, *, host: Host | None = None) -> None:
-    """Compare the machine that `config` was written on with this one.
+    """Compare the machine that `config` was written on with this one, for what measures: run and chat `obey` instead.
 
     Raises:
         ArtifactError: it is another machine's; the message names both.
@@ -103,12 +176,8 @@ def check_machine(config: DeviceConfig, *, host: Host | None = None) -> None:
     here, there = read_hardware(host or this_host(), thorough=False), config.hardware
     if here.machine_id == there.machine_id:
         return
-    machines = [
-        f"{machine.cpu_model}, {machine.physical_cores} cores, {machine.memory_total_bytes / 2**30:.1f} GiB"
-        for machine in (there, here)
-    ]
     raise ArtifactError(
-        f"this device config was written on another machine ({machines[0]}); this one is {machines[1]}",
+        f"this device config was written on another machine ({named(there)}); this one is {named(here)}",
         "write one for this machine: aiasst profile -o device.json",
     )
 

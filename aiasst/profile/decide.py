@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aiasst.artifacts.cost_table import usual_products
 from aiasst.artifacts.device import (
     CoreGroup,
     CoresDecision,
@@ -114,8 +115,8 @@ def _crossover(costs: Costs, weight_format: str) -> tuple[int | None, str]:
     measured = [(point.tokens, point.first_milliseconds, point.twin_milliseconds) for point in costs.forms]
     words = "of this model"
     if not measured:
-        twin = {point.rows: point.microseconds for point in costs.matmul if point.format == _TWIN_FORMAT}
-        first = [(point.rows, point.microseconds) for point in costs.matmul if point.format == weight_format]
+        twin = {point.rows: point.microseconds for point in _of_format(costs, _TWIN_FORMAT)}
+        first = [(point.rows, point.microseconds) for point in _of_format(costs, weight_format)]
         measured = [(rows, time, twin[rows]) for rows, time in first if rows in twin]
         words = f"of products in {weight_format} and {_TWIN_FORMAT}"
     if not measured:
@@ -139,7 +140,8 @@ def crossover(times: Sequence[tuple[int, float, float]]) -> int | None:
     for (rows, ratio), (more, better) in reversed(list(itertools.pairwise(points))):
         if ratio >= 0:
             found = math.exp(math.log(rows) + math.log(more / rows) * ratio / (ratio - better))
-            return max(_LEAST_CROSSOVER, math.ceil(found))
+            # Where both take just as long, it is not faster yet.
+            return max(_LEAST_CROSSOVER, rows + 1, math.ceil(found))
     return max(_LEAST_CROSSOVER, points[0][0])
 
 
@@ -281,9 +283,13 @@ def _slots_by_speed(costs: Costs, threads: int, needs: ModelNeeds | None, *, twi
 
 def _points_of(costs: Costs, weight_format: str) -> list[MatmulPoint]:
     """Of the model's format, or of the usual one; by rows."""
-    measured = {point.format for point in costs.matmul}
+    measured = {point.format for point in usual_products(costs)}
     wanted = weight_format if weight_format in measured else _USUAL_FORMAT
-    return sorted((point for point in costs.matmul if point.format == wanted), key=lambda point: point.rows)
+    return _of_format(costs, wanted)
+
+
+def _of_format(costs: Costs, label: str) -> list[MatmulPoint]:
+    return [point for point in usual_products(costs) if point.format == label]
 
 
 def _faster(points: Sequence[MatmulPoint], others: Sequence[MatmulPoint]) -> list[MatmulPoint]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aiasst.artifacts.cost_table import usual_products
 from aiasst.artifacts.device import Costs, DeviceConfig, Hardware, MatmulPoint
 from aiasst.sizes import human_bytes
 
@@ -25,7 +26,11 @@ def explain(config: DeviceConfig) -> list[tuple[str, str]]:
                   + _rows_seen(config.costs)),
         ("memory ceiling", f"Weights and cache together take at most {human_bytes(decisions.memory_ceiling_bytes.value)}: "
                            f"{decisions.memory_ceiling_bytes.reason}."),
+        ("spinning", ("Threads wait awake between products" if decisions.spinning.value else "Threads sleep between products")
+                     + f": {decisions.spinning.reason}."),
+        ("chunk", f"Prompts are read {_count(decisions.chunk.value, 'token')} at a time at most: {decisions.chunk.reason}."),
         ("formats", _formats(config.costs)),
+        ("cache", _cache(config.costs)),
     ]  # fmt: skip
 
 
@@ -82,8 +87,9 @@ def _formats(costs: Costs) -> str:
     if not costs.matmul:
         return "Which format is fastest was not measured."
     sentences = []
-    for rows in sorted({point.rows for point in costs.matmul}):
-        at = [point for point in costs.matmul if point.rows == rows]
+    products = usual_products(costs)
+    for rows in sorted({point.rows for point in products}):
+        at = [point for point in products if point.rows == rows]
         best, worst = min(at, key=lambda p: p.microseconds), max(at, key=lambda p: p.microseconds)
         sentences.append(
             f"with {_count(rows, 'row')} {best.format} ({best.microseconds:.0f} µs; {worst.format} "
@@ -97,8 +103,24 @@ def _formats(costs: Costs) -> str:
     )
 
 
+def _cache(costs: Costs) -> str:
+    """Advice on an int8 cache, by the longest past that was measured with both."""
+    seen = {(p.rows, p.new_tokens, p.past, p.cache): p.microseconds for p in costs.attention}
+    both = [key[:3] for key in seen if key[1] == 1 and key[3] == "int8" and (*key[:3], "float32") in seen]
+    if not both:
+        return (
+            "What an int8 cache would cost was not measured; it takes a quarter of the memory (quantize --cache int8)."
+        )
+    rows, _, past = longest = max(both, key=lambda key: key[0] * key[2])
+    ratio = seen[(*longest, "int8")] / seen[(*longest, "float32")]
+    return (
+        f"An int8 cache takes a quarter of the memory (quantize --cache int8); attention with {_count(rows, 'sequence')} of "
+        f"{past} tokens takes {ratio:.1f} times as long with it as with float32 here."
+    )
+
+
 def _of_format(costs: Costs, label: str) -> list[MatmulPoint]:
-    return sorted((point for point in costs.matmul if point.format == label), key=lambda point: point.rows)
+    return [point for point in usual_products(costs) if point.format == label]
 
 
 def _count(number: int, noun: str) -> str:

@@ -128,6 +128,11 @@ def predict(
     )
 
 
+def step_range(shape: ModelShape, form: Form, speeds: Speeds, sequences: int, past: float) -> Range | None:
+    """Seconds of a decode step in which each sequence has `past` tokens behind it; None: a format's cost is not known."""
+    return _Asked(shape, form, speeds).step(sequences, past)
+
+
 def resident_bytes(shape: ModelShape, form: Form, workload: Workload) -> Range:
     """Memory of the whole process with one sequence of the whole context."""
     cache = workload.context * shape.cache_bytes_per_token

@@ -16,9 +16,11 @@ import numpy.typing as npt
 from aiasst.runtime.onnx_writer import Array, Node, Value, model_bytes
 
 SIZE = 2048
-"""K and N of every product: the hidden size of a model of one milliard parameters."""
+"""The hidden size of a model of one milliard parameters."""
 INPUT, OUTPUT = "x0", "y"
 _MICROSOFT = "com.microsoft"
+_FLOAT = 1
+"""TensorProto.DataType of float32."""
 _OPSETS = {"": 21, _MICROSOFT: 1}
 
 
@@ -30,26 +32,44 @@ class Link:
     initializers: Mapping[str, Array]
 
 
+LinkFn = Callable[[np.random.Generator, str, str, str, int, int], Link]
+"""(random numbers, name of the weight, input, output, k, n) → the nodes from input to output."""
+
+
 @dataclass(frozen=True)
 class Form:
     """A weight format as the runtime computes it."""
 
     label: str
     """As the weight table of a model folder names it."""
-    link_bytes: int
-    """What one product's weight takes, without its scales."""
-    link: Callable[[np.random.Generator, str, str, str], Link]
-    """(random numbers, name of the weight, input, output) → the nodes from input to output."""
+    bits: int
+    """Of a weight, without its scales."""
+    link: LinkFn
+
+    def link_bytes(self, k: int = SIZE, n: int = SIZE) -> int:
+        """What the weight of one product takes, without its scales."""
+        return k * n * self.bits // 8
 
 
-def chain(form: Form, links: int, seed: int = 0) -> bytes:
-    """An ONNX model of `links` products after each other: float32 [rows, SIZE] → the same."""
+def chain(form: Form, links: int, k: int = SIZE, n: int = SIZE, seed: int = 0) -> bytes:
+    """An ONNX model of `links` products after each other: float32 [rows, k] → the same.
+
+    Where k is not n every second product goes back from n to k, so that `links` must be even.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if k != n and links % 2:
+        raise ValueError(f"{links} products from {k} to {n} and back end at {n}")
     random = np.random.default_rng(seed)
-    made = [form.link(random, f"w{i}", f"x{i}", OUTPUT if i == links - 1 else f"x{i + 1}") for i in range(links)]
+    made = []
+    for i in range(links):
+        inner, outer = (n, k) if i % 2 else (k, n)
+        made.append(form.link(random, f"w{i}", f"x{i}", OUTPUT if i == links - 1 else f"x{i + 1}", inner, outer))
     nodes = [node for link in made for node in link.nodes]
     initializers = {name: array for link in made for name, array in link.initializers.items()} | _CONSTANTS
     used = {name for node in nodes for name in node.inputs}
-    shape = ("rows", SIZE)
+    shape = ("rows", k)
     return model_bytes(
         nodes,
         [Value(INPUT, np.float32, shape)],
@@ -68,30 +88,37 @@ _CONSTANTS: dict[str, npt.NDArray[Any]] = {
 }
 
 
-def _fp32(random: np.random.Generator, weight: str, x: str, y: str) -> Link:
-    values = random.standard_normal((SIZE, SIZE), np.float32) / np.float32(SIZE**0.5)
+def _fp32(random: np.random.Generator, weight: str, x: str, y: str, k: int, n: int) -> Link:
+    values = random.standard_normal((k, n), np.float32) / np.float32(k**0.5)
     return Link((Node("MatMul", [x, weight], [y]),), {weight: values})
+
+
+def _fp16(random: np.random.Generator, weight: str, x: str, y: str, k: int, n: int) -> Link:
+    """As the model folders have it: stored in half precision, widened when the session is opened."""
+    values = (random.standard_normal((k, n), np.float32) / np.float32(k**0.5)).astype(np.float16)
+    wide = f"{weight}.wide"
+    return Link((Node("Cast", [weight], [wide], {"to": _FLOAT}), Node("MatMul", [x, wide], [y])), {weight: values})
 
 
 def _blockwise(bits: int, block: int) -> Form:
     """MatMulNBits: unsigned integers around the middle of their range, a scale a block, activations in int8."""
     spread = ((2 ** (2 * bits) - 1) / 12) ** 0.5  # standard deviation of the integers
 
-    def link(random: np.random.Generator, weight: str, x: str, y: str) -> Link:
-        blocks = SIZE // block
-        packed = _random_bytes(random, (SIZE, blocks, block * bits // 8))
-        scales = _signs(random, (SIZE, blocks)) / np.float32(spread * SIZE**0.5)
-        attributes = {"K": SIZE, "N": SIZE, "bits": bits, "block_size": block, "accuracy_level": 4}
+    def link(random: np.random.Generator, weight: str, x: str, y: str, k: int, n: int) -> Link:
+        blocks = k // block
+        packed = _random_bytes(random, (n, blocks, block * bits // 8))
+        scales = _signs(random, (n, blocks)) / np.float32(spread * k**0.5)
+        attributes = {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": 4}
         node = Node("MatMulNBits", [x, weight, f"{weight}.scale"], [y], attributes, _MICROSOFT)
         return Link((node,), {weight: packed, f"{weight}.scale": scales})
 
-    return Form(f"int{bits}-b{block}", SIZE * SIZE * bits // 8, link)
+    return Form(f"int{bits}-b{block}", bits, link)
 
 
-def _w8a8(random: np.random.Generator, weight: str, x: str, y: str) -> Link:
+def _w8a8(random: np.random.Generator, weight: str, x: str, y: str, k: int, n: int) -> Link:
     """Int8 weights with a scale a channel, uint8 activations with a scale a row, from stock operators."""
-    values = _random_bytes(random, (SIZE, SIZE)).view(np.int8)
-    scales = _signs(random, (SIZE,)) / np.float32(74 * SIZE**0.5)
+    values = _random_bytes(random, (k, n)).view(np.int8)
+    scales = _signs(random, (n,)) / np.float32(74 * k**0.5)
     name = [f"{weight}.{part}" for part in ("abs", "peak", "rows", "count", "zero", "q", "product", "column")]
     magnitude, peak, rows, count, zero, q, product, column = name
     nodes = (
@@ -121,9 +148,12 @@ FORMS: tuple[Form, ...] = (
     _blockwise(4, 128),
     # Embedding and head are in it, whatever the layers are in: without it no model's speed is predicted.
     _blockwise(8, 128),
-    Form("w8a8", SIZE * SIZE, _w8a8),
+    Form("w8a8", 8, _w8a8),
     _blockwise(4, 256),
+    _blockwise(4, 64),
     _blockwise(2, 64),
-    Form("fp32", 4 * SIZE * SIZE, _fp32),
+    _blockwise(4, 32),
+    Form("fp32", 32, _fp32),
+    Form("fp16", 16, _fp16),
 )
 """In the order of their weight for decisions, since the last ones are left out where time is short."""

@@ -67,6 +67,9 @@ _PRODUCT_CYCLES = Range(200.0, 600.0, 2500.0)
 _STEP_CYCLES = Range(1e5, 2e5, 1e6)
 _ROW_CYCLES = Range(4e4, 1.1e5, 3e5)
 """The story model on one core of Zen 4: 0.9 µs a node, 55 µs a step, 30 µs a row."""
+_REFERENCE_NODE_MICROSECONDS = 0.5
+_REFERENCE_STEP_MICROSECONDS = 11.4
+"""What `profile.overheads` measures on the machine of those figures (a node; a step of one row with 4,096 scores)."""
 _REFERENCE_CLOCK = 3.5
 """Gigahertz that a machine is taken to have of which only measurements are known."""
 _REFERENCE_FLOAT = 16.0
@@ -75,6 +78,10 @@ _NO_INTEGERS = (
     "its cores have no dot product of bytes: 4 bits are multiplied as float32, 8 and 2 bits are widened every time"
 )
 
+_NOISY = 0.25
+"""Noise beyond which a point of attention is left out, where others are there."""
+_SEEN = Range(0.85, 1.0, 1.2)
+"""What measured attention and overheads may take in a model."""
 _MEASURED = Range(0.92, 1.0, 1.12)
 """What a measured product may take in a model, beside its own noise."""
 
@@ -143,18 +150,44 @@ def measured(hardware: Hardware, costs: Costs) -> Speeds:
     together = cycles.times(threads)
     floats = [p.gigamacs_per_second for p in costs.matmul if p.format == "fp32"]
     float_rate = max(floats) * 1e9 if floats else _REFERENCE_FLOAT * together.value
+    one, many = _attending(costs, decoding=True), _attending(costs, decoding=False)
+    node, step, row = (_seconds(cost, cycles) for cost in (_NODE_CYCLES, _STEP_CYCLES, _ROW_CYCLES))
+    overheads = {(p.kind, p.rows, p.vocabulary): p.microseconds for p in costs.overheads}
+    if (found := overheads.get(("node", 1, 0))) is not None:
+        node = _SEEN.times(node.value * found / _REFERENCE_NODE_MICROSECONDS)
+    if (found := overheads.get(("step", 1, 4096))) is not None:
+        # The engine's own part is measured; what prepares a run of the session is Python as well, and goes with it.
+        pace = found / _REFERENCE_STEP_MICROSECONDS
+        step, row = _SEEN.times(step.value * pace), _SEEN.times(row.value * pace)
     return Speeds(
         measured=True,
         product=_by_table(table, spread),
         read=Range(0.9 * read, read, 1.05 * read) if read else together.by(_READ_PER_CYCLE),
-        attend_one=together.by(_ATTENDING_PER_CYCLE),
-        attend_many=_ATTENDING_MANY.times(float_rate),
+        attend_one=together.by(_ATTENDING_PER_CYCLE) if one is None else _SEEN.times(one),
+        attend_many=_ATTENDING_MANY.times(float_rate) if many is None else _SEEN.times(many),
         go_over=together.by(_GOING_OVER_PER_CYCLE),
-        node=_seconds(_NODE_CYCLES, cycles),
-        step=_seconds(_STEP_CYCLES, cycles),
-        row=_seconds(_ROW_CYCLES, cycles),
+        node=node,
+        step=step,
+        row=row,
         cache_bytes=max((cache.bytes for cache in hardware.caches if cache.kind != "instruction"), default=0),
     )
+
+
+def _attending(costs: Costs, *, decoding: bool) -> float | None:
+    """Multiplications of attention a second, by what a longer past adds; None where that was not measured.
+
+    The slope counts and not the quotient: what a node costs whatever its length is counted with the nodes.
+    """
+    wanted = [p for p in costs.attention if p.cache == "float32" and (p.new_tokens == 1) == decoding]
+    quiet = [p for p in wanted if p.noise <= _NOISY]
+    points = [
+        (2 * p.rows * p.new_tokens * p.heads * p.head_dim * (p.past + p.new_tokens / 2), p.microseconds / 1e6)
+        for p in (quiet if len(quiet) > 1 else wanted)
+    ]
+    if len(points) < 2:
+        return None
+    (least, first), (most, last) = min(points), max(points)
+    return (most - least) / (last - first) if last > first and most > least else None
 
 
 class _Rates:
@@ -209,11 +242,11 @@ def _together(first: Range, second: Range) -> Range:
 
 def _by_table(table: CostTable, spread: Range) -> ProductFn:
     def product(spec: WeightFormat, rows: int, k: int, n: int, cached: bool) -> Range | None:
-        seconds = table.microseconds(spec, rows, k, n) / 1e6
+        seconds = table.microseconds(spec, rows, k, n, cached=cached) / 1e6
         if seconds == float("inf"):
             return None
         found = spread.times(seconds)
-        if not cached:
+        if not cached or table.knows_resident:
             return found
         # Weights were read from memory while this was measured; many rows tell what multiplying alone takes.
         many = 128

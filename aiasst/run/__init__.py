@@ -29,9 +29,9 @@ from aiasst.engine.encode import Encoder
 from aiasst.engine.requests import Sampling
 from aiasst.engine.text import TextEngine
 from aiasst.errors import ArtifactError
-from aiasst.profile import check_machine, fitted, quick_config
+from aiasst.profile import comparison, obey, quick_config
 from aiasst.progress import Progress, ProgressFn, silent
-from aiasst.run.answers import AnswersFile, AnswersStream, Done, open_answers
+from aiasst.run.answers import Answer, AnswersFile, AnswersStream, Done, open_answers
 from aiasst.run.batch import Meter, answer_rows
 from aiasst.run.encoding import EncodeSummary, encode
 from aiasst.run.job import Job
@@ -81,7 +81,7 @@ def load(
     A model that generates text comes as a TextEngine, one that embeds or classifies as an Encoder. `speculate` as in `load_text`.
 
     Raises:
-        ArtifactError: the folder or the config is missing or wrong, or the config is another machine's.
+        ArtifactError: the folder or the config is missing or wrong. Another machine's config is not obeyed: see `obey`.
         ResourceError: the execution provider does not load, or the model does not fit into memory.
     """
     model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
@@ -103,15 +103,20 @@ def load_text(
     then: without it, a seed gives the same text in every run.
     """
     model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
-    return TextEngine(model, _device(model, config), speculate=speculate)
+    if config is None:
+        return TextEngine(model, quick_config(model), speculate=speculate)
+    device = config if isinstance(config, DeviceConfig) else load_device_config(Path(config))
+    found = obey(device, model)
+    engine = TextEngine(model, found.config, speculate=speculate)
+    engine.remarks, engine.compare = found.remarks, comparison(model, found.config)
+    return engine
 
 
 def _device(model: ModelFolder, config: str | Path | DeviceConfig | None) -> DeviceConfig:
     if config is None:
         return quick_config(model)
     device = config if isinstance(config, DeviceConfig) else load_device_config(Path(config))
-    check_machine(device)
-    return fitted(device, model)
+    return obey(device, model).config
 
 
 def encode_file(
@@ -164,7 +169,7 @@ def run(
         prefix_cache: a folder that keeps, from job to job, what prompts begin with in common; made where it is missing.
         speculate: as in `load`; None: where no seed is given.
         progress: told of rows and tokens a second.
-        note: told why something kept could not be used, or was not kept.
+        note: told what of a device config is obeyed, why something kept could not be used, or was not kept.
 
     Raises:
         ArtifactError: the folder, a file or the config is missing or wrong, or the answers belong to another job.
@@ -181,12 +186,28 @@ def run(
                 progress(Progress("load", 0, 1, model.path.name))
                 engine = load_text(model, config, speculate=wanted.seed is None if speculate is None else speculate)
                 progress(Progress("load", 1, 1, engine.forms or model.path.name))
+                for remark in engine.remarks:
+                    note(remark)
                 meter = Meter(source.rows, sink.done.rows, progress)
                 rows = RowReader(replace(wanted, seed=None), stop, sink.job.seed)
                 with kept(engine, keep_in, model.path.resolve().name, note):
-                    answer_rows(engine, _left(source, rows, sink.done), sink.append, meter)
+                    write = _comparing(sink.append, engine, note)
+                    answer_rows(engine, _left(source, rows, sink.done), write, meter)
                 paced = engine.engine.stats.paced_seconds
             return _summary(sink, meter, paced)
+
+
+def _comparing(
+    write: Callable[[Answer], None], engine: TextEngine, note: Callable[[str], None]
+) -> Callable[[Answer], None]:
+    """`write`, and after it a look at whether steps take what the device config lets expect."""
+
+    def written(answer: Answer) -> None:
+        write(answer)
+        if said := engine.drifted():
+            note(said)
+
+    return written
 
 
 def _opened(

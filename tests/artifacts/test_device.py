@@ -75,7 +75,7 @@ def changed(tmp_path: Path, config: DeviceConfig, *path: str, value: Any) -> Pat
         (("decisions", "slots", "value"), "many", "'decisions.slots.value'"),
         (("decisions", "affinity", "value"), [-1], "'decisions.affinity.value.0'"),
         (("hardware", "caches"), [{"level": 1}], "missing key 'hardware.caches.0.kind'"),
-        (("schema_version",), 2, "has schema version 2, this program reads 1"),
+        (("schema_version",), 3, "has schema version 3, this program reads 1 and 2"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(
@@ -103,6 +103,32 @@ def test_what_is_no_config(tmp_path: Path, text: str, said: str) -> None:
 def test_an_edited_value_is_kept(tmp_path: Path, config: DeviceConfig) -> None:
     file = changed(tmp_path, config, "decisions", "threads", "value", value=3)
     assert load_device_config(file).decisions.threads.value == 3
+
+
+def test_a_file_of_the_first_version_is_read(tmp_path: Path, config: DeviceConfig) -> None:
+    data = config.model_dump(mode="json") | {"schema_version": 1}
+    for key in ("attention", "overheads", "loading"):
+        del data["costs"][key]
+    for key in ("spinning", "chunk"):
+        del data["decisions"][key]
+    data["costs"]["matmul"] = [
+        {
+            "format": "int4-b128",
+            "rows": 1,
+            "k": 8,
+            "n": 8,
+            "threads": 1,
+            "microseconds": 1,
+            "gigamacs_per_second": 1,
+            "noise": 0,
+        }
+    ]
+    file = tmp_path / "device.json"
+    file.write_text(json.dumps(data))
+    read = load_device_config(file)
+    assert read.schema_version == 2
+    assert not read.costs.matmul[0].cached
+    assert (read.decisions.spinning.value, read.decisions.chunk.value) == (True, 256)
 
 
 def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:

@@ -8,10 +8,23 @@ import pytest
 
 from aiasst.artifacts.device import Cache, Costs, Hardware
 from aiasst.profile import measure, products
+from aiasst.profile.attention import Case, measure_attention
 from aiasst.profile.bandwidth import buffer_bytes, measure_bandwidth
 from aiasst.profile.hardware import read_hardware
 from aiasst.profile.host import Host
-from aiasst.profile.measure import last_level_cache, links_of, measure_costs, measure_form, thread_counts
+from aiasst.profile.measure import (
+    ROWS,
+    Chain,
+    Grid,
+    chains_of,
+    last_level_cache,
+    links_of,
+    loading,
+    measure_costs,
+    thread_counts,
+    visit,
+)
+from aiasst.profile.overheads import NODES, measure_overheads, small_nodes
 from aiasst.profile.products import FORMS, INPUT, SIZE, Form, chain
 from aiasst.progress import Progress
 from aiasst.runtime.session import GraphSession
@@ -27,8 +40,8 @@ def initializers(model: bytes) -> dict[str, np.ndarray]:
 def dense(form: Form, arrays: dict[str, np.ndarray]) -> np.ndarray:
     """The weight [K, N] that the format's bytes stand for, by MatMulNBits' definition."""
     weight = arrays["w0"]
-    if form.label == "fp32":
-        return weight
+    if form.label in ("fp32", "fp16"):
+        return weight.astype(np.float32)
     if form.label == "w8a8":
         return weight.astype(np.float32) * arrays["w0.scale"]
     bits = int(form.label[3])
@@ -58,14 +71,14 @@ def test_a_chain_stays_finite(form: Form) -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.label)
 def test_the_bytes_of_a_link(form: Form) -> None:
-    assert initializers(chain(form, 1))["w0"].nbytes == form.link_bytes
+    assert initializers(chain(form, 1))["w0"].nbytes == form.link_bytes()
 
 
 def test_a_chain_is_larger_than_the_cache_and_small_against_memory() -> None:
     int4 = next(form for form in FORMS if form.label == "int4-b128")
-    assert links_of(int4, 32 * MIB, 100 * 2**30) * int4.link_bytes == 64 * MIB
-    assert links_of(int4, 2**30, 100 * 2**30) * int4.link_bytes == 192 * MIB
-    assert links_of(int4, 32 * MIB, 60 * MIB) * int4.link_bytes <= 12 * MIB
+    assert links_of(int4, 32 * MIB, 100 * 2**30) * int4.link_bytes() == 64 * MIB
+    assert links_of(int4, 2**30, 100 * 2**30) * int4.link_bytes() == 192 * MIB
+    assert links_of(int4, 32 * MIB, 60 * MIB) * int4.link_bytes() <= 12 * MIB
     assert links_of(int4, 0, 0) == 1
 
 
@@ -101,13 +114,70 @@ def test_bandwidth_is_read() -> None:
     assert events[-1].done == events[-1].total
 
 
-def test_rows_that_take_too_long_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_FORM_SECONDS", 0.0)
-    assert [point.rows for point in measure_form(FORMS[0], 1, 1)] == [1]
+SMALL = Grid(((2048, 2048),), ((256, 768),), 0.0, 60.0, (Case(1, 1, 16), Case(1, 1, 64)), 60.0)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.label)
+def test_a_chain_goes_there_and_back(form: Form) -> None:
+    x = np.random.default_rng(1).standard_normal((2, 256), np.float32)
+    (y,) = GraphSession.open(chain(form, 4, 256, 768)).run({INPUT: x})
+    assert y.shape == x.shape
+    assert 0.1 < np.std(y) < 10
+    with pytest.raises(ValueError, match="3 products"):
+        chain(form, 3, 256, 768)
+
+
+def test_rows_that_take_too_long_are_left_out() -> None:
+    one = Chain(FORMS[0], 256, 256, 1, cached=True, rows=ROWS)
+    clock = iter(range(1000))
+    visit(one, 1, 2.0, clock=lambda: float(next(clock)))  # each run takes a second, a quarter of two is the most
+    assert list(one.trials) == [1]
+
+
+def test_a_second_visit_adds_to_the_first() -> None:
+    one = Chain(FORMS[0], 256, 256, 1, cached=True, rows=(1, 2))
+    visit(one, 1, 0.0)
+    visit(one, 1, 0.0)
+    assert {rows: len(trial.seconds) for rows, trial in one.trials.items()} == {1: 2 * 3, 2: 2 * 3} or list(
+        one.trials
+    ) == [1]
+
+
+def test_what_decisions_rest_on_is_measured_first() -> None:
+    chains = chains_of(measure.QUICK, 32 * MIB, 2**33)
+    assert [(chain.form.label, chain.cached) for chain in chains[:3]] == [
+        ("int4-b128", False), ("int4-b128", True), ("w8a8", False)
+    ]  # fmt: skip
+    assert all(chain.links % 2 == 0 for chain in chains if chain.k != chain.n)
+    assert {chain.form.label for chain in chains} == {
+        "int2-b64", "int4-b32", "int4-b64", "int4-b128", "int4-b256", "int8-b128", "w8a8", "fp16", "fp32"
+    }  # fmt: skip
+
+
+def test_attention_of_this_machine() -> None:
+    points = measure_attention((Case(1, 1, 16), Case(2, 1, 16), Case(1, 8, 4)), 1, free_bytes=64 * MIB, seconds=60)
+    assert [(p.cache, p.rows, p.new_tokens) for p in points] == [
+        (cache, *case) for cache in ("float32", "int8") for case in ((1, 1), (2, 1), (1, 8))
+    ]
+    assert all(point.microseconds > 0 for point in points)
+    assert measure_attention((Case(1, 1, 16),), 1, free_bytes=1000, seconds=60) == ()
+
+
+def test_overheads_of_this_machine() -> None:
+    node, *steps = measure_overheads(1)
+    assert node.kind == "node" and node.microseconds > 0
+    assert {(step.rows, step.vocabulary) for step in steps} == {(1, 4096), (8, 4096), (1, 65536), (8, 65536)}
+    assert len(onnx.load_from_string(small_nodes()).graph.node) == NODES
+
+
+def test_loading_of_a_chain() -> None:
+    point = loading(FORMS[0], 1)
+    assert point.format == FORMS[0].label
+    assert 0 < point.load_gigabytes_per_second < 1e4 and point.prepack_gigabytes_per_second > 0
 
 
 def test_costs_of_this_machine(raspberry: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_FORM_SECONDS", 0.05)
+    monkeypatch.setattr(measure, "FORMS", FORMS[:2])
     small = read_hardware(raspberry, thorough=False).model_copy(
         update={"usable_cores": 1.0, "memory_free_bytes": 120 * MIB}
     )
@@ -117,28 +187,30 @@ def test_costs_of_this_machine(raspberry: Host, monkeypatch: pytest.MonkeyPatch)
         asked.append(costs)
         return 1
 
-    costs = measure_costs(small, threads_for)
+    costs = measure_costs(small, threads_for, grid=SMALL)
     assert asked[0].bandwidth == costs.bandwidth
-    assert {point.format for point in costs.matmul} == {form.label for form in FORMS}
+    assert {point.format for point in costs.matmul} == {form.label for form in FORMS[:2]}
+    assert {(point.k, point.cached) for point in costs.matmul} == {(2048, False), (256, True)}
+    assert {point.format for point in costs.loading} == {form.label for form in FORMS[:2]}
+    assert costs.attention and costs.overheads
     point = costs.matmul[0]
     assert point.gigamacs_per_second == pytest.approx(point.rows * SIZE**2 / point.microseconds / 1e3, rel=0.02)
 
 
 def test_a_format_that_is_refused_is_left_out(raspberry: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_FORM_SECONDS", 0.0)
-    broken = Form(
-        "broken", SIZE * SIZE, lambda _, weight, x, y: products.Link((products.Node("Nonsense", [x], [y]),), {})
-    )
+    broken = Form("broken", 8, lambda _, weight, x, y, k, n: products.Link((products.Node("Nonsense", [x], [y]),), {}))
     monkeypatch.setattr(measure, "FORMS", (broken, FORMS[0]))
     events: list[Progress] = []
     hardware = read_hardware(raspberry, thorough=False).model_copy(update={"memory_free_bytes": 8 * MIB})
-    costs = measure_costs(hardware, lambda _: 1, progress=events.append)
+    costs = measure_costs(hardware, lambda _: 1, grid=SMALL, progress=events.append)
     assert {point.format for point in costs.matmul} == {FORMS[0].label}
     assert any("broken left out" in event.note for event in events)
 
 
-def test_no_format_is_begun_when_time_is_over(raspberry: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_TOTAL_SECONDS", -1.0)
+def test_no_format_is_begun_when_time_is_over(raspberry: Host) -> None:
+    from dataclasses import replace
+
     hardware: Hardware = read_hardware(raspberry, thorough=False)
-    assert measure_costs(hardware.model_copy(update={"memory_free_bytes": 8 * MIB}), lambda _: 1).matmul == ()
+    small = hardware.model_copy(update={"memory_free_bytes": 8 * MIB})
+    assert measure_costs(small, lambda _: 1, grid=replace(SMALL, total_seconds=-1.0)).matmul == ()
     assert products.SIZE % 256 == 0  # every block divides it
