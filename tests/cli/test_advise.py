@@ -231,7 +231,7 @@ def test_a_checkpoint_on_the_machine_that_was_just_measured(
     shown = CliRunner().invoke(app, ["profile", str(default_model()), "--json", "-q"])
     assert shown.exit_code == 0, shown.output
     document = json.loads(shown.stdout)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == DEVICE_CONFIG_VERSION
     assert document["predicted"]["fits"] is True
     shown = CliRunner().invoke(app, ["profile", str(default_model()), "-q"])
     assert "Predicted" in shown.stdout
