@@ -146,7 +146,7 @@ def test_a_second_visit_adds_to_the_first() -> None:
 def test_what_decisions_rest_on_is_measured_first() -> None:
     chains = chains_of(measure.QUICK, 32 * MIB, 2**33)
     assert [(chain.form.label, chain.cached) for chain in chains[:3]] == [
-        ("int4-b128", False), ("int4-b128", True), ("w8a8", False)
+        ("int4-b128", False), ("int4-b128", True), ("int8-b128", False)
     ]  # fmt: skip
     assert all(chain.links % 2 == 0 for chain in chains if chain.k != chain.n)
     assert {chain.form.label for chain in chains} == {
