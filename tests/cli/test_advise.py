@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aiasst.artifacts.device import (
+    DEVICE_CONFIG_VERSION,
     BandwidthPoint,
     Costs,
     DeviceConfig,
