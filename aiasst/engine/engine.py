@@ -45,8 +45,8 @@ __all__ = ["Decoder", "Engine", "EngineStats", "Event", "Request", "Sampling"]
 Ids = npt.NDArray[np.int64]
 CHUNK = 256
 """Tokens of a prompt that are read in one run, at most."""
-PREFIX_BYTES = 512 * 2**20
-"""Memory for what rows held before, at most; under a ceiling, what the rows leave of it."""
+LEAST_PREFIX_BYTES, PREFIX_BYTES = 64 * 2**20, 512 * 2**20
+"""Memory for what rows held before: as much as the weights take, within these bounds; under a ceiling, what the rows leave of it."""
 
 
 def _unwatched(_: str) -> None:
@@ -140,7 +140,7 @@ class Engine:
         memory_ceiling_bytes: int | None = None,
         chunk: int = CHUNK,
         inter_token_latency: float = INTER_TOKEN_LATENCY,
-        prefix_bytes: int = PREFIX_BYTES,
+        prefix_bytes: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
         speculate: bool = False,
         pacer: Pacer | None = None,
@@ -171,7 +171,9 @@ class Engine:
         )
         capacity = self._budget.capacity_for(1)
         self._cache = KVCache(shape, self._budget.slots_for(capacity), capacity)
-        self._prefix_bytes = prefix_bytes
+        # A small model is chosen for a small footprint.
+        usual = min(PREFIX_BYTES, max(LEAST_PREFIX_BYTES, session.weight_bytes))
+        self._prefix_bytes = usual if prefix_bytes is None else prefix_bytes
         self._prefixes = PrefixStore(shape, self._left_for_prefixes(self._cache.bytes))
         self._scheduler = Scheduler(
             self._cache.slots,
