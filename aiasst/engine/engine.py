@@ -46,7 +46,7 @@ Ids = npt.NDArray[np.int64]
 CHUNK = 256
 """Tokens of a prompt that are read in one run, at most."""
 LEAST_PREFIX_BYTES, PREFIX_BYTES = 64 * 2**20, 512 * 2**20
-"""Memory for what rows held before: as much as the weights take, within these bounds; under a ceiling, what the rows leave of it."""
+"""Memory for what rows held before: as much as the weights, within these bounds; under a ceiling, what the rows leave of it."""
 
 
 def _unwatched(_: str) -> None:
