@@ -13,11 +13,14 @@ usage: soak.py FOLDER [--requests 10000] [--slots 16] [--rate R] [--threads 2] [
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import numpy as np
 import psutil
@@ -89,11 +92,20 @@ def jobs(count: int, rate: float | None, seed: int) -> Iterator[Job]:
 
 
 def live(
-    engine: TextEngine, source: Iterator[Job], total: int, slots: int, rate: float | None, memory: Memory
-) -> list[Job]:
-    """Let all requests through; those that were under way together had company of every kind."""
+    engine: TextEngine,
+    source: Iterator[Job],
+    total: int,
+    slots: int,
+    rate: float | None,
+    memory: Memory,
+    ended: IO[str],
+) -> None:
+    """Let all requests through; those that were under way together had company of every kind.
+
+    What became of each is a line of `ended`: this script must not grow either.
+    """
     open_jobs: dict[str, Job] = {}
-    done: list[Job] = []
+    done = 0
     waiting = next(source, None)
     began = time.perf_counter()
     while waiting is not None or open_jobs:
@@ -113,13 +125,14 @@ def live(
             note(job, event)
             if job.ended:
                 job.seconds += time.perf_counter() - began
-                done.append(open_jobs.pop(event.request_id))
-                if len(done) % max(1, total // 200) == 0:
+                del open_jobs[event.request_id]
+                ended.write(json.dumps([int(event.request_id), job.ended, job.seconds, job.text]) + "\n")
+                done += 1
+                if done % max(1, total // 200) == 0:
                     memory.look()
-                    progress(len(done), total, memory)
+                    progress(done, total, memory)
             elif job.events == job.cancel_after:
                 engine.cancel(event.request_id)
-    return done
 
 
 def note(job: Job, event: TextEvent) -> None:
@@ -160,8 +173,14 @@ def main() -> None:
     engine, memory = TextEngine(model, config), Memory()
     began = time.perf_counter()
     source = jobs(given.requests, given.rate, given.seed)
-    done = live(engine, source, given.requests, given.slots, given.rate, memory)
-    seconds = time.perf_counter() - began
+    with TemporaryFile("w+", encoding="utf-8") as file:
+        live(engine, source, given.requests, given.slots, given.rate, memory, file)
+        seconds = time.perf_counter() - began
+        file.seek(0)
+        told = {number: rest for number, *rest in map(json.loads, file)}
+    done = list(jobs(given.requests, given.rate, given.seed))
+    for number, job in enumerate(done):
+        job.ended, job.seconds, job.text = told[number]
     stats = engine.engine.stats
     assert len(done) == given.requests and not engine.busy
     again = [same_alone(engine, job) for job in done[: given.alone]]
@@ -174,6 +193,10 @@ def main() -> None:
         ["tokens", f"{stats.decoded_tokens} decoded, {stats.prefill_tokens} read, {stats.cached_tokens} taken over"],
         ["as alone", f"{sum(again)} of {len(again)}"],
         ["resident, MB", f"{warm[0] / 1e6:.1f} warm, {max(warm) / 1e6:.1f} at most, {warm[-1] / 1e6:.1f} at the end"],
+        [
+            "MB at each tenth",
+            ", ".join(f"{memory.seen[len(memory.seen) * n // 10 - 1] / 1e6:.0f}" for n in range(1, 11)),
+        ],
         ["growth", f"{100 * (max(warm) / warm[0] - 1):.2f}% at most, {100 * (warm[-1] / warm[0] - 1):.2f}% at the end"],
     ]
     if given.rate:
