@@ -296,8 +296,7 @@ class Engine:
         for request_id in self._scheduler.expired():
             self._end(self._sequences[request_id], "deadline", None)
         if self._pacer is not None and self._pacer.resting():
-            events, self._events = self._events, []
-            return events
+            return self._told()
         self._on_phase("admit")
         self._admit()
         work = self._scheduler.next()
@@ -317,6 +316,10 @@ class Engine:
         if self._pacer is not None:
             self._pacer.worked(self._clock() - began)
         self._on_phase("")
+        return self._told()
+
+    def _told(self) -> list[Event]:
+        """What happened since this was asked last."""
         events, self._events = self._events, []
         return events
 
@@ -481,7 +484,7 @@ class Engine:
                 self._accepted_tokens += 1
                 sequence.accepted_tokens += 1
                 resident.cached = sequence.length + 1
-            self._accept(sequence, token, _told(sequence, token, row))
+            self._accept(sequence, token, _chances(sequence, token, row))
             if not held or sequence.request.id not in self._sequences:
                 return
 
@@ -491,7 +494,7 @@ class Engine:
         tokens = sample(logits, sequences).tolist()
         # From the last row up: where several end at once, none is moved into a hole only to leave it.
         for sequence, token, row in reversed(list(zip(sequences, tokens, logits, strict=True))):
-            self._accept(sequence, token, _told(sequence, token, row))
+            self._accept(sequence, token, _chances(sequence, token, row))
 
     def _accept(self, sequence: _Sequence, token: int, told: TokenChances | None) -> None:
         if token in sequence.request.stop_ids:
@@ -529,7 +532,7 @@ class Engine:
         self._residents[swap.first], self._residents[swap.second] = second, first
 
 
-def _told(sequence: _Sequence, token: int, row: npt.NDArray[np.float32]) -> TokenChances | None:
+def _chances(sequence: _Sequence, token: int, row: npt.NDArray[np.float32]) -> TokenChances | None:
     wanted = sequence.sampling.logprobs
     return None if wanted is None else chances(row, token, wanted)
 

@@ -155,8 +155,16 @@ class Scheduler:
             self.costs.knows(under_way) and under_way < self._rows_of(max(self.slots, under_way + 1))
         ):
             return None
+        if self._tokens_left is None or not self._deadlines:
+            return self._waiting[0].request_id
+        alone, together = (self.costs.step_seconds(under_way + more) for more in (0, 1))
+        if alone is None or together is None:
+            return self._waiting[0].request_id
+        spare = self._spare_seconds(alone, together)
         for entry in self._waiting:
-            if not self._comes_too_late(entry) and (self._is_due(entry) or not self._spoils_a_deadline(entry)):
+            if not self._comes_too_late(entry, together) and (
+                self._is_due(entry) or self._reading_seconds(entry) <= spare
+            ):
                 return entry.request_id
         # Who cannot keep his own deadline any more begins where that costs nobody else's.
         return None if under_way else self._waiting[0].request_id
@@ -262,27 +270,32 @@ class Scheduler:
         """Whether it has waited for so long that nobody's deadline holds it back any more."""
         return self._clock() - entry.rank > AGING
 
-    def _spoils_a_deadline(self, newcomer: _Waiting) -> bool:
-        """Whether an answer under way would keep its deadline without `newcomer`, and miss it with it."""
-        alone, together = (self.costs.step_seconds(len(self._decoding) + more) for more in (0, 1))
-        if self._tokens_left is None or alone is None or together is None:
-            return False
-        reading, now = newcomer.length * (self.costs.token_seconds or 0.0), self._clock()
+    def _reading_seconds(self, entry: _Waiting) -> float:
+        """What it takes to read a whole prompt."""
+        return entry.length * (self.costs.token_seconds or 0.0)
+
+    def _spare_seconds(self, alone: float, together: float) -> float:
+        """How long a newcomer's prompt may take at most, so that no answer under way misses a deadline it would keep without.
+
+        Args:
+            alone: seconds of a decode step as it is now.
+            together: with one more row.
+        """
+        now, spare = self._clock(), math.inf
         for request_id in self._decoding:
             deadline = self._deadlines.get(request_id)
-            if deadline is not None:
+            if deadline is not None and self._tokens_left is not None:
                 left = self.costs.expected(self._tokens_left(request_id))
-                if left * alone <= deadline - now < reading + left * together:
-                    return True
-        return False
+                if left * alone <= deadline - now:
+                    spare = min(spare, deadline - now - left * together)
+        return spare
 
-    def _comes_too_late(self, newcomer: _Waiting) -> bool:
-        """Whether the answer that `newcomer` may get will not be complete by its deadline, beside those under way."""
-        deadline, cost = self._deadlines.get(newcomer.request_id), self.costs.step_seconds(len(self._decoding) + 1)
-        if deadline is None or cost is None or self._tokens_left is None:
+    def _comes_too_late(self, entry: _Waiting, together: float) -> bool:
+        """Whether the answer that it may get will not be complete by its deadline, in steps of `together` seconds."""
+        deadline = self._deadlines.get(entry.request_id)
+        if deadline is None:
             return False
-        reading = newcomer.length * (self.costs.token_seconds or 0.0)
-        return self._clock() + reading + self.costs.expected(newcomer.answer) * cost > deadline
+        return self._clock() + self._reading_seconds(entry) + self.costs.expected(entry.answer) * together > deadline
 
     def _rows_of(self, most: int) -> int:
         """How many rows to decode at once, of `most`."""
