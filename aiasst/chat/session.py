@@ -37,8 +37,8 @@ class Screen(Protocol):
         """Columns of the terminal."""
 
 
-class ChatSession:
-    """A person at a terminal: errors are shown and the chat goes on, Ctrl-C ends an answer, Ctrl-D the chat."""
+class _Session:
+    """What both kinds of sessions hold."""
 
     def __init__(
         self,
@@ -55,7 +55,12 @@ class ChatSession:
         self._screen = screen
         self._model = model
         self._turned = turned
-        self._leaving = False
+
+
+class ChatSession(_Session):
+    """A person at a terminal: errors are shown and the chat goes on, Ctrl-C ends an answer, Ctrl-D the chat."""
+
+    _leaving = False
 
     def run(self) -> None:
         """Until the person leaves."""
@@ -110,24 +115,8 @@ class ChatSession:
         self._screen.answer("\n")
 
 
-class PipedSession:
+class PipedSession(_Session):
     """Lines from a pipe: each is a turn, its answer is all that is shown, an error ends the program."""
-
-    def __init__(
-        self,
-        conversation: Conversation,
-        lines: LineSource,
-        screen: Screen,
-        *,
-        model: str,
-        turned: Callable[[], None] = lambda: None,
-    ) -> None:
-        """`model` is the name that is saved with the conversation; `turned` is called after every turn."""
-        self._conversation = conversation
-        self._lines = lines
-        self._screen = screen
-        self._model = model
-        self._turned = turned
 
     def run(self) -> None:
         """Until the stream ends.
