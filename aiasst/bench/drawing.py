@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aiasst.artifacts.document import written_whole
 from aiasst.artifacts.model_folder import disk_errors
 from aiasst.errors import MissingExtraError, UsageError
 from aiasst.sizes import human_bytes
@@ -59,13 +60,8 @@ def draw(report: Report, file: Path) -> None:
     _decode(left, report)
     _between(right, report)
     figure.supxlabel(_summary(report), x=0.015, ha="left", fontsize=_TEXT, color=_DIM)
-    partial = file.with_name(f".{file.name}.partial")
-    with disk_errors(file):
-        try:
-            figure.savefig(partial, format="png", facecolor="white")
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+    with disk_errors(file), written_whole(file) as partial:
+        figure.savefig(partial, format="png", facecolor="white")
 
 
 def _decode(axes: Axes, report: Report) -> None:

@@ -26,6 +26,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from aiasst.artifacts.document import written_whole
 from aiasst.artifacts.model_folder import disk_errors, require_free_disk
 from aiasst.engine.cache import CacheShape
 from aiasst.errors import ArtifactError, ResourceError
@@ -79,10 +80,9 @@ def write(path: Path, pieces: Sequence[Piece], *, model: str, shape: CacheShape,
     table = np.array([[len(piece.tokens) for piece in pieces], [piece.parent for piece in pieces]], "<i8")
     blank = _header(model, shape, len(tokens), len(pieces), _NO_HASH)
     size = len(blank) + tokens.nbytes + table.nbytes + len(tokens) * shape.bytes_per_token
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     require_free_disk(path, size, _REMEDY)
     try:
-        with disk_errors(path, _REMEDY), temporary.open("wb") as file:
+        with written_whole(path) as temporary, disk_errors(path, _REMEDY), temporary.open("wb") as file:
             digest = hashlib.sha256(blank)
             file.write(blank)
             for part in _parts(tokens, table, pieces, shape):
@@ -90,11 +90,8 @@ def write(path: Path, pieces: Sequence[Piece], *, model: str, shape: CacheShape,
                 file.write(part)
             file.seek(0)
             file.write(_header(model, shape, len(tokens), len(pieces), digest.hexdigest()))
-        temporary.replace(path)
     except OSError as error:
         raise ResourceError(f"may not write {path}: {error.strerror}", "choose another place") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return size
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from aiasst.artifacts.document import written_whole
 from aiasst.engine.encode import Encoder
 from aiasst.errors import PromptError, UsageError
 from aiasst.progress import ProgressFn, silent
@@ -104,7 +105,6 @@ def _nearest(known: Stored, *, exact: bool, progress: ProgressFn) -> Nearest:
     if exact or len(known.vectors) <= EXACT_ROWS or not can_index():
         return Exact(known.vectors)
     if not known.index.exists():
-        written = known.index.with_suffix(".partial")
-        write_index(known.vectors, written, progress)
-        written.replace(known.index)
+        with written_whole(known.index) as written:
+            write_index(known.vectors, written, progress)
     return Approximate.open(known.vectors, known.index)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from aiasst.artifacts.document import written_whole
 from aiasst.artifacts.model_folder import disk_errors
 from aiasst.errors import MissingExtraError, UsageError
 from aiasst.quantize.planning.mix import Cell, FrontPoint, PlannedMix, UniformPoint
@@ -187,13 +188,8 @@ def _figure(width: float, height: float, *, arranged: bool) -> Any:
 
 
 def _save(figure: Any, file: Path) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    with disk_errors(file):
-        try:
-            figure.savefig(partial, format="png", facecolor="white")
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+    with disk_errors(file), written_whole(file) as partial:
+        figure.savefig(partial, format="png", facecolor="white")
 
 
 # ---------------------------------------------------------------------- layers and roles
