@@ -6,7 +6,7 @@ DEMO   := demo
 
 .PHONY: help demo test check fix bench story wheel clean
 help:
-	@echo "make demo   convert, quantize and profile, then let the small story model answer (about a minute)"
+	@echo "make demo   convert, quantize and profile, then let the small story model answer (about three minutes, installation included)"
 	@echo "make test   run the tests"
 	@echo "make check  ruff, mypy strict, import-linter"
 	@echo "make fix    format and mend what ruff can mend"
