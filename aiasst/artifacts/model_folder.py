@@ -28,6 +28,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from aiasst.artifacts.document import Document, read_json, write_text_atomically
 from aiasst.artifacts.encoding import Encoding, read_encoding
 from aiasst.errors import ArtifactError, ResourceError
+from aiasst.sizes import human_bytes
 
 MANIFEST_NAME = "aiasst.json"
 GRAPH_NAME = "model.onnx"
@@ -413,11 +414,7 @@ def require_free_disk(destination: Path, needed: int, remedy: str = _REMEDY) -> 
     place = next(path for path in (destination, *destination.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if free < needed:
-        raise ResourceError(f"{destination} needs {_megabytes(needed)} of disk, {_megabytes(free)} are free", remedy)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"
+        raise ResourceError(f"{destination} needs {human_bytes(needed)} of disk, {human_bytes(free)} are free", remedy)
 
 
 @contextmanager

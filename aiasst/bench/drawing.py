@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from aiasst.artifacts.document import written_whole
 from aiasst.artifacts.model_folder import disk_errors
-from aiasst.errors import MissingExtraError, UsageError
+from aiasst.artifacts.picture import check_picture
 from aiasst.sizes import human_bytes
 
 if TYPE_CHECKING:
@@ -28,24 +27,14 @@ _FAR = 8
 """Times the median that the 99th percentile must be for times between tokens to be drawn on a logarithmic axis."""
 
 
-def check_file(file: Path) -> None:
-    """Called before the work begins. Raises UsageError and MissingExtraError where no picture could be drawn."""
-    if file.suffix.lower() != ".png":
-        raise UsageError(f"{file} is no PNG", "give a file name that ends in .png")
-    if not file.resolve().parent.is_dir():
-        raise UsageError(f"there is no folder {file.parent} for {file.name}", "make it, or choose another file")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "convert")
-
-
 def draw(report: Report, file: Path) -> None:
     """Write the picture, whole or not at all.
 
     Raises:
-        UsageError, MissingExtraError: see `check_file`.
+        UsageError, MissingExtraError: see `check_picture`.
         ResourceError: the file cannot be written.
     """
-    check_file(file)
+    check_picture(file)
     # Its own canvas: no window system, and no state of a process that others may use.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

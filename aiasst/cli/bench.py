@@ -83,9 +83,9 @@ def command(
 
     peer = _peer(against, peer_model, peer_python)
     if plot is not None:
-        from aiasst.bench.drawing import check_file
+        from aiasst.artifacts.picture import check_picture
 
-        check_file(plot)
+        check_picture(plot)
     with output.progress(quiet=quiet) as progress:
         report = bench(
             folder, config, seconds=seconds, prompt_tokens=prompt_tokens, sequences=_numbers(sequences), against=peer,

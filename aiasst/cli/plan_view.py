@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from aiasst.cli import output
 
 if TYPE_CHECKING:
-    from aiasst.quantize.plan import Plan, PlannedWeight
+    from aiasst.quantize.fitting import PlannedWeight
+    from aiasst.quantize.plan import Plan
     from aiasst.quantize.planning.mix import PlannedMix, UniformPoint
 
 _WIDTH, _HEIGHT = 56, 11

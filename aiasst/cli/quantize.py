@@ -285,9 +285,9 @@ def _refuse_contradictions(
     if plot is not None:
         if not plans:
             raise UsageError("--plot draws a plan under a budget", "add a budget, for example --target-bpw 4.5")
-        from aiasst.quantize.planning.drawing import check_file
+        from aiasst.artifacts.picture import check_picture
 
-        check_file(plot)
+        check_picture(plot)
 
 
 def _draw(plan: Plan, file: Path | None, *, quiet: bool) -> None:

@@ -21,6 +21,7 @@ from aiasst.artifacts.device import (
     TwinDecision,
 )
 from aiasst.engine.cache import WEIGHTS_IN_MEMORY
+from aiasst.sizes import human_bytes
 
 _MEMORY_SHARE = 0.8
 """Of the free memory: what is left serves the system, this program's own few hundred megabytes, and a file cache."""
@@ -103,11 +104,11 @@ def decide_twin(costs: Costs, slots: int, ceiling: int, needs: ModelNeeds) -> Tw
         return TwinDecision(use=False, from_rows=_USUAL_CROSSOVER, reason=reason)
     if weights + cache > ceiling:
         why = (
-            f"both forms take {_size(weights)} and the cache of {_count(slots, 'sequence')} {_size(cache)}, "
-            f"more than {_size(ceiling)}"
+            f"both forms take {human_bytes(weights)} and the cache of {_count(slots, 'sequence')} {human_bytes(cache)}, "
+            f"more than {human_bytes(ceiling)}"
         )
         return TwinDecision(use=False, from_rows=rows, reason=why)
-    return TwinDecision(use=True, from_rows=rows, reason=f"{reason}; both forms take {_size(weights)}")
+    return TwinDecision(use=True, from_rows=rows, reason=f"{reason}; both forms take {human_bytes(weights)}")
 
 
 def _crossover(costs: Costs, weight_format: str) -> tuple[int | None, str]:
@@ -236,11 +237,12 @@ def _affinity(hardware: Hardware, cores: CoreGroup, threads: int) -> CoresDecisi
 def _memory_ceiling(hardware: Hardware, needs: ModelNeeds | None) -> CountDecision:
     value = max(1, int(min(hardware.memory_free_bytes, hardware.memory_limit_bytes) * _MEMORY_SHARE))
     place = "the container" if hardware.memory_limit_bytes < hardware.memory_total_bytes else "the machine"
-    reason = f"{_MEMORY_SHARE:.0%} of the {_size(hardware.memory_free_bytes)} that are free in {place}; the rest is the system's"
+    free = human_bytes(hardware.memory_free_bytes)
+    reason = f"{_MEMORY_SHARE:.0%} of the {free} that are free in {place}; the rest is the system's"
     if needs is not None and needs.resident_bytes > value:
-        reason += f". {needs.name} does not fit: its weights alone take {_size(needs.resident_bytes)}"
+        reason += f". {needs.name} does not fit: its weights alone take {human_bytes(needs.resident_bytes)}"
     elif needs is not None:
-        reason += f". The weights of {needs.name} take {_size(needs.resident_bytes)} of it"
+        reason += f". The weights of {needs.name} take {human_bytes(needs.resident_bytes)} of it"
     return CountDecision(value=value, reason=reason)
 
 
@@ -254,9 +256,9 @@ def _slots(costs: Costs, threads: int, ceiling: int, needs: ModelNeeds | None, *
     resident = needs.resident_of_both if twin else needs.resident_bytes
     fitting = max(1, (ceiling - resident) // max(1, each))
     if fitting < value:
-        value, reason = fitting, f"more do not fit: a sequence of {tokens} tokens takes {_size(each)} of cache"
+        value, reason = fitting, f"more do not fit: a sequence of {tokens} tokens takes {human_bytes(each)} of cache"
     else:
-        reason += f"; {tokens} tokens of cache for each are {_size(value * each)} in all"
+        reason += f"; {tokens} tokens of cache for each are {human_bytes(value * each)} in all"
     return CountDecision(value=value, reason=reason)
 
 
@@ -304,11 +306,3 @@ def _rate(point: MatmulPoint) -> float:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

@@ -37,10 +37,11 @@ from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import algorithms, formats
 from aiasst.quantize.calibrate.contents import FloatVector, round_weight, weight_rows
 from aiasst.quantize.check import check_runs
+from aiasst.quantize.fitting import FP32, PlannedWeight
 from aiasst.quantize.grid import Grid, Quantized
 from aiasst.quantize.inventory import Found, Inventory, take_inventory
 from aiasst.quantize.matrix import ByteMatrix, FloatMatrix, copy_matrix
-from aiasst.quantize.plan import FP32, Plan, PlannedWeight, make_plan
+from aiasst.quantize.plan import Plan, make_plan
 from aiasst.quantize.rewrite import rewrite
 from aiasst.quantize.source import QuantizeSource, open_source
 from aiasst.quantize.tables import other_rows, planned_rows, unnamed_bytes

@@ -1,7 +1,4 @@
-"""The plan: a recipe and the weights of a model → one format for each weight, with sizes. Knows no packing and no graph.
-
-Where a format cannot serve a weight the next simpler one does, and the plan says why.
-"""
+"""The plan: a recipe and the weights of a model → one format for each weight, with sizes. Knows no packing and no graph."""
 
 from __future__ import annotations
 
@@ -11,29 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from aiasst.artifacts.model_folder import Weight
-from aiasst.artifacts.recipe import FLOAT_ROLES, Recipe, WeightFormat
-from aiasst.quantize import formats
+from aiasst.artifacts.recipe import Recipe, WeightFormat
+from aiasst.quantize.fitting import PlannedWeight, plan_weight
 from aiasst.quantize.matrix import LeftAlone, Matrix
 
 if TYPE_CHECKING:
     from aiasst.quantize.planning.mix import PlannedMix
-
-FP32 = WeightFormat(format="fp32")
-# What serves where the wanted format cannot: an embedding (or a head tied to one), a graph of an old opset.
-_FALLBACK = WeightFormat(format="int8", block_size=128)
-
-
-@dataclass(frozen=True)
-class PlannedWeight:
-    """One weight and its format."""
-
-    matrix: Matrix
-    wanted: WeightFormat
-    chosen: WeightFormat
-    reason: str
-    """Why `chosen` is not `wanted`; empty when it is."""
-    bytes_before: int
-    bytes_after: int
 
 
 @dataclass(frozen=True)
@@ -104,40 +84,13 @@ def make_plan(
     rotary_bytes = sum(row.bytes for row in others.values() if row.role == "rotary")
     return Plan(
         recipe=recipe,
-        weights=tuple(_plan_weight(recipe, matrix, layers, opset) for matrix in matrices),
+        weights=tuple(plan_weight(recipe, matrix, layers=layers, opset=opset) for matrix in matrices),
         other_parameters=sum(_elements(row.shape) for row in parameters),
         other_bytes=sum(row.bytes for row in parameters),
         table_bytes=table_bytes + rotary_bytes,
         left_alone=left_alone,
         notes=notes,
     )
-
-
-def _plan_weight(recipe: Recipe, matrix: Matrix, layers: int, opset: int) -> PlannedWeight:
-    wanted = FP32
-    if matrix.planned_role not in FLOAT_ROLES:
-        wanted = recipe.format_of(matrix.planned_role, matrix.layer, layers, matrix.planned_rows)
-    chosen, reason = _fitting(wanted, matrix, opset)
-    size = formats.load(chosen.format).nbytes(chosen, matrix)
-    return PlannedWeight(matrix, wanted, chosen, reason, matrix.elements * 4, size)
-
-
-def _fitting(wanted: WeightFormat, matrix: Matrix, opset: int) -> tuple[WeightFormat, str]:
-    """`wanted` where it can serve and pays, else what can and the reason."""
-    reason = formats.load(wanted.format).unfit(wanted, matrix, opset)
-    chosen, padding = _without_much_padding(_FALLBACK if reason else wanted, matrix)
-    reason = reason or padding
-    if chosen.format != "fp32" and formats.load(chosen.format).nbytes(chosen, matrix) >= matrix.elements * 4:
-        return FP32, f"{chosen.label} would not be smaller: [{matrix.k}, {matrix.n}] fills less than its blocks"
-    return chosen, reason
-
-
-def _without_much_padding(spec: WeightFormat, matrix: Matrix) -> tuple[WeightFormat, str]:
-    """`spec` with blocks small enough that K is not padded by more than a quarter, and the reason when they changed."""
-    fitting = spec.fitting(matrix.k)
-    if fitting == spec:
-        return spec, ""
-    return fitting, f"blocks of {spec.block_size} would pad {matrix.k} inputs to {spec.padded(matrix.k)}"
 
 
 def _elements(shape: Sequence[int]) -> int:

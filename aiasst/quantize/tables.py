@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from aiasst.artifacts.model_folder import Weight
+from aiasst.quantize.fitting import PlannedWeight
 from aiasst.quantize.inventory import Inventory
-from aiasst.quantize.plan import Plan, PlannedWeight
+from aiasst.quantize.plan import Plan
 from aiasst.quantize.source import QuantizeSource
 
 

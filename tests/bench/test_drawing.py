@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from aiasst.bench.drawing import check_file, draw
+from aiasst.bench.drawing import draw
 from aiasst.bench.figures import Speed
 from aiasst.bench.readings import Change, Energy, Readings, Throttling
 from aiasst.bench.report import Against, Decoding, PeerDecoding, Report
-from aiasst.errors import UsageError
 
 SILENT = Readings(
     Energy(None, {}, "", "a test"), Change(None, None, "", "a test"), Change(None, None, "", "a test"),
@@ -41,9 +40,3 @@ def test_a_png_appears_whole(tmp_path: Path, against: Against | None) -> None:
 
 def test_stalls_do_not_hide_the_rest(tmp_path: Path) -> None:
     draw(replace(REPORT, inter_token_ms=(1.0, 1.1, 900.0), inter_token_ms_p99=880.0), tmp_path / "speed.png")
-
-
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
-    for file, words in ((tmp_path / "a.pdf", "no PNG"), (tmp_path / "absent" / "a.png", "no folder")):
-        with pytest.raises(UsageError, match=words):
-            check_file(file)

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from aiasst.artifacts.document import written_whole
 from aiasst.artifacts.model_folder import disk_errors
-from aiasst.errors import MissingExtraError, UsageError
+from aiasst.errors import MissingExtraError
 from aiasst.quantize.planning.mix import Cell, FrontPoint, PlannedMix, UniformPoint
+from aiasst.sizes import human_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -162,16 +163,6 @@ def draw(mix: PlannedMix, file: Path) -> tuple[Path, Path]:
 def front_file(file: Path) -> Path:
     """Where the second picture goes: `plan.png` → `plan-front.png`."""
     return file.with_name(f"{file.stem}-front{file.suffix}")
-
-
-def check_file(file: Path) -> None:
-    """Called before the work begins. Raises UsageError and MissingExtraError where no picture could be drawn."""
-    if file.suffix.lower() != ".png":
-        raise UsageError(f"{file} is no PNG", "give a file name that ends in .png")
-    if not file.resolve().parent.is_dir():
-        raise UsageError(f"there is no folder {file.parent} for {file.name}", "make it, or choose another file")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "convert")
 
 
 def _figure(width: float, height: float, *, arranged: bool) -> Any:
@@ -375,7 +366,7 @@ def front_picture(mix: PlannedMix, file: Path) -> None:
             label="all layers in one format, embedding and head in int8",
         )  # fmt: skip
     if mix.predicted_kl > 0:
-        words = f"this plan: {mix.bits_per_weight:.2f} bits, {_size(mix.nbytes)}, KL {mix.predicted_kl:.3g}"
+        words = f"this plan: {mix.bits_per_weight:.2f} bits, {human_bytes(mix.nbytes)}, KL {mix.predicted_kl:.3g}"
         axes.plot(
             [mix.bits_per_weight], [mix.predicted_kl],
             color=_STAR, markeredgecolor="white", marker="*", markersize=18, linestyle="none", label=words, zorder=4,
@@ -451,18 +442,10 @@ def apart(wanted: Sequence[float], gap: float, most: float) -> list[float]:
 
 def _summary(mix: PlannedMix) -> str:
     return (
-        f"{mix.bits_per_weight:.2f} bits per weight, {_size(mix.nbytes)}; predicted KL divergence {mix.predicted_kl:.3g} nats a "
-        f"token, top-1 agreement {mix.predicted_top1:.1%}"
+        f"{mix.bits_per_weight:.2f} bits per weight, {human_bytes(mix.nbytes)}; "
+        f"predicted KL divergence {mix.predicted_kl:.3g} nats a token, top-1 agreement {mix.predicted_top1:.1%}"
     )
 
 
 def _percent(share: float) -> str:
     return "< 1%" if share < 0.01 else f"{share:.0%}"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from aiasst.artifacts.model_folder import Role
 from aiasst.artifacts.recipe import FLOAT_ROLES, Recipe, Rule, WeightFormat
+from aiasst.quantize.fitting import plan_weight
 from aiasst.quantize.matrix import Matrix
-from aiasst.quantize.plan import make_plan
 
 FORMATS: tuple[WeightFormat, ...] = (
     WeightFormat(format="int2", block_size=128),
@@ -124,9 +124,9 @@ def _candidates(
     found: dict[tuple[WeightFormat, ...], Candidate] = {}
     for spec in formats:
         recipe = Recipe(name="candidate", description="", default=spec)
-        plan = make_plan(recipe, group, layers=layers, opset=opset, others={}, table_bytes=0)
-        chosen = tuple(weight.chosen for weight in plan.weights)
-        size = sum(weight.bytes_after for weight in plan.weights)
+        weights = [plan_weight(recipe, matrix, layers=layers, opset=opset) for matrix in group]
+        chosen = tuple(weight.chosen for weight in weights)
+        size = sum(weight.bytes_after for weight in weights)
         # The plan's own name for it, where that is one: the recipe should say what will be done.
         named = chosen[0] if len(set(chosen)) == 1 else spec
         found.setdefault(chosen, Candidate(named, chosen, size))

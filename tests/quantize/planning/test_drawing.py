@@ -7,7 +7,6 @@ import pytest
 
 from aiasst.artifacts.recipe import Recipe, WeightFormat
 from aiasst.cli import plan_view
-from aiasst.errors import MissingExtraError, UsageError
 from aiasst.quantize.planning import drawing
 from aiasst.quantize.planning.mix import Cell, FrontPoint, PlannedMix, UniformPoint
 from aiasst.quantize.planning.units import FORMATS
@@ -51,17 +50,6 @@ def test_the_picture_of_a_deep_model_shows_every_layer() -> None:
     assert {len(band) for band in bands} == {20}
     assert grid.roles == ("qkv", "o", "gate_up", "down")
     assert ([cell.role for cell in grid.before], [cell.role for cell in grid.after]) == (["embed"], ["lm_head"])
-
-
-def test_no_picture_is_promised_that_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="no PNG"):
-        drawing.check_file(tmp_path / "plan.jpg")
-    with pytest.raises(UsageError, match="no folder"):
-        drawing.check_file(tmp_path / "absent" / "plan.png")
-    drawing.check_file(tmp_path / "plan.png")
-    monkeypatch.setattr(drawing.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match="matplotlib"):
-        drawing.check_file(tmp_path / "plan.png")
 
 
 def test_formats_have_colours_and_names_of_their_own() -> None:
