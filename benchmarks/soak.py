@@ -36,8 +36,8 @@ once upon a time there was little girl boy dog cat who liked to play in the gard
 bird tree one day mom said we can go home but it very happy sad because found lost under water sun
 """
 STOPS = ((".",), ("and the", "\n"), ("!", "?"), ("happy",))
-WARM = 0.1
-"""Share of the requests after which memory counts."""
+WARM = 0.2
+"""Share of the requests after which memory counts: the store of prefixes has filled its budget by then."""
 IN_LINE = 8
 """Requests that wait beside those under way, where no rate is given."""
 
