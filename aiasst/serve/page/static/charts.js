@@ -10,11 +10,11 @@ const make = (name, attributes, ...children) => {
   return element;
 };
 
-/** The next of 1, 2, 5, 10, 20 … that is at least `value`. */
+/** The next round number that is at least `value`. */
 export function roundUp(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].find((step) => step * power >= value * 0.999999) * power;
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value * 0.999999) * power;
 }
 
 /** `series`: [{name, values: (number | null)[]}], all as long as `seconds` (of each value, 0 is now, negative before). */
