@@ -22,7 +22,7 @@ from aiasst.tokenizer.detokenizer import Detokenizer
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["ChatTemplate", "Detokenizer", "Message", "Tokenizer"]
+__all__ = ["ChatTemplate", "Detokenizer", "Message", "Tokenizer", "has_chat_template"]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _HINT = "use the folder of a model that generates text, with its tokenizer.json"
@@ -113,6 +113,15 @@ class Tokenizer:
         text = self.render_chat(messages, add_generation_prompt=add_generation_prompt, variables=variables)
         ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
         return ids
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether messages can be rendered with the tokenizer of `folder`, which is not loaded for it.
+
+    Raises:
+        ArtifactError: a file that is broken.
+    """
+    return find_template(folder, _optional_json(folder / "tokenizer_config.json")) is not None
 
 
 def _load_backend(path: Path) -> tokenizers.Tokenizer:
