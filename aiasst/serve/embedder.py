@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
@@ -81,11 +82,15 @@ class EmbeddingWorker:
         for job in self._jobs.values():
             _fail(job, refusal)
 
-    async def close(self) -> None:
-        """End what is under way and the thread."""
+    def halt(self) -> None:
+        """End what is under way, and the thread after its turn."""
         if self._ended is None:
             self.end(unavailable(f"the model {self._name} was unloaded", "ask again"))
         self._inbox.put(None)
+
+    async def close(self) -> None:
+        """Halt, and wait for the thread's end."""
+        self.halt()
         await self._gone.wait()
 
     def _run(self) -> None:
@@ -106,7 +111,7 @@ class EmbeddingWorker:
             self._turn(line)
             for job in [job for job in line if len(job.vectors) == len(job.texts)]:
                 line.remove(job)
-                self._loop.call_soon_threadsafe(_finish, job)
+                self._tell(_finish, job)
 
     def _turn(self, line: deque[_Job]) -> None:
         """Some texts of every request."""
@@ -117,7 +122,7 @@ class EmbeddingWorker:
                 chosen += [(job, text) for text in self._prepared(job, share)]
             except Refusal as refusal:
                 line.remove(job)
-                self._loop.call_soon_threadsafe(_fail, job, refusal)
+                self._tell(_fail, job, refusal)
         for (job, text), result in zip(chosen, self._encoder.answer([text for _, text in chosen]), strict=True):
             assert isinstance(result, Vector)  # of a model that makes vectors
             job.vectors.append(result.values)
@@ -145,7 +150,11 @@ class EmbeddingWorker:
 
     def _call_over(self, run: Future[None]) -> None:
         """On the encoder's thread, as its last."""
-        self._loop.call_soon_threadsafe(self._over, run.exception())
+        self._tell(self._over, run.exception())
+
+    def _tell(self, call: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(call, *arguments)
 
     def _over(self, failure: BaseException | None) -> None:
         self._gone.set()

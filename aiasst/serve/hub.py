@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -40,6 +40,7 @@ RETRY_SECONDS = 10.0
 MEMORY_PATIENCE = 60.0
 """Seconds for which a load waits for the memory that other models hold."""
 _LOOK_SECONDS = 1.0
+_STOPPING = Refusal("stopping", "the service is stopping", "ask another instance, or ask again later", retry_after=5.0)
 _log = logging.getLogger(__name__)
 
 
@@ -162,7 +163,7 @@ class Hub:
 
     async def stop(self) -> None:
         """Take no more requests, let those under way end within the limit, then tell them, and let go of all models."""
-        self._stopping = Refusal("stopping", "the service is stopping", "ask another instance, or ask again later")
+        self._stopping = _STOPPING
         deadline = self._clock() + self._limits.stop_seconds
         while self._clock() < deadline and not all(model.idle for model in self._models.values()):
             await asyncio.sleep(0.05)
@@ -170,18 +171,23 @@ class Hub:
 
     async def abort(self) -> None:
         """End all requests at once, and let go of all models."""
-        self._stopping = stopping = self._stopping or Refusal("stopping", "the service is stopping", "ask again later")
+        self.let_go()
+        for model in self._models.values():
+            if model.loading is not None:
+                await asyncio.wait([model.loading])
+            await self._unload(model)
+        self._loader.shutdown(wait=False)
+
+    def let_go(self) -> None:
+        """End all requests and threads, and wait for nothing."""
+        self._stopping = self._stopping or _STOPPING
         if self._looking is not None:
             self._looking.cancel()
         for model in self._models.values():
-            if model.loading is not None:
-                with suppress(AiasstError):
-                    await model.loading
             for worker in (model.worker, model.embedder):
                 if worker is not None:
-                    worker.end(stopping)
-            await self._unload(model)
-        self._loader.shutdown(wait=False)
+                    worker.end(self._stopping)
+                    worker.halt()
 
     def models(self) -> tuple[ModelState, ...]:
         """All models, in the order in which they were given."""
@@ -418,6 +424,8 @@ class Hub:
             )
         patience = self._clock() + MEMORY_PATIENCE
         while (chosen := self._to_unload(entry)) is None:
+            if self._stopping is not None:
+                raise self._stopping
             if self._clock() > patience:
                 raise Refusal(
                     "model_unavailable",

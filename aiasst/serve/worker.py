@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
@@ -144,11 +145,15 @@ class TextWorker:
         for stream in list(self._streams.values()):
             stream.fail(refusal)
 
-    async def close(self) -> None:
-        """End what is under way and both threads; the engine is let go of."""
+    def halt(self) -> None:
+        """End what is under way, and the engine's thread after its step."""
         if self._ended is None:
             self.end(unavailable(f"the model {self._name} was unloaded", "ask again"))
         self._inbox.put(_Stop())
+
+    async def close(self) -> None:
+        """Halt, and wait for the thread's end."""
+        self.halt()
         await self._gone.wait()
 
     def _prepare(self, request: TextRequest) -> PreparedRequest:
@@ -224,7 +229,8 @@ class TextWorker:
             came.events.append(TextEvent(request_id, "", None, None))
 
     def _tell(self, told: _Told) -> None:
-        self._loop.call_soon_threadsafe(self._deliver, told)
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._deliver, told)
 
     def _deliver(self, told: _Told) -> None:
         """On the loop."""
@@ -239,7 +245,8 @@ class TextWorker:
 
     def _call_over(self, run: Future[None]) -> None:
         """On the engine's thread, as its last."""
-        self._loop.call_soon_threadsafe(self._over, run.exception())
+        with suppress(RuntimeError):  # as above
+            self._loop.call_soon_threadsafe(self._over, run.exception())
 
     def _over(self, failure: BaseException | None) -> None:
         self._gone.set()

@@ -112,7 +112,9 @@ class ChatTemplate:
                 "documents": None,
                 **variables,
                 **self.special_tokens,
-                "messages": [{**message.more, "role": message.role, "content": message.content} for message in messages],
+                "messages": [
+                    {**message.more, "role": message.role, "content": message.content} for message in messages
+                ],
                 "add_generation_prompt": add_generation_prompt,
             }
         )
