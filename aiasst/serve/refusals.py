@@ -13,6 +13,8 @@ Reason = Literal[
     "not_found",
     "too_large",
     "too_long",
+    "too_slow",
+    "headers_too_large",
     "rate_limited",
     "queue_full",
     "overloaded",
@@ -30,6 +32,8 @@ HTTP_STATUS: dict[Reason, int] = {
     "not_found": 404,
     "too_large": 413,
     "too_long": 413,
+    "too_slow": 408,
+    "headers_too_large": 431,
     "rate_limited": 429,
     "queue_full": 429,
     "overloaded": 429,
@@ -38,7 +42,7 @@ HTTP_STATUS: dict[Reason, int] = {
     "unsupported": 400,
     "model_unavailable": 503,
 }
-"""RFC 9110; 429 with Retry-After is RFC 6585."""
+"""RFC 9110; 429 with Retry-After and 431 are RFC 6585."""
 
 GRPC_CODE: dict[Reason, str] = {
     "invalid": "INVALID_ARGUMENT",
@@ -47,6 +51,8 @@ GRPC_CODE: dict[Reason, str] = {
     "not_found": "NOT_FOUND",
     "too_large": "RESOURCE_EXHAUSTED",
     "too_long": "INVALID_ARGUMENT",
+    "too_slow": "DEADLINE_EXCEEDED",
+    "headers_too_large": "RESOURCE_EXHAUSTED",
     "rate_limited": "RESOURCE_EXHAUSTED",
     "queue_full": "RESOURCE_EXHAUSTED",
     "overloaded": "RESOURCE_EXHAUSTED",

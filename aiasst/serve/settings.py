@@ -18,7 +18,7 @@ class Limits:
     """Of one request."""
     most_header_bytes: int = 32 * 2**10
     body_seconds: float = 30.0
-    """A request whose body takes longer is ended."""
+    """A request whose body takes longer is ended, as is a connection that takes nothing of its answer for so long."""
     most_connections: int = 512
     requests_per_minute: float | None = None
     """Of one key (of one address where there are no keys); None: no limit."""
@@ -52,9 +52,13 @@ class ServeSettings:
     """Name → API key. None are needed on a loopback address only."""
     origins: tuple[str, ...] = ()
     """Web pages of other origins that may ask (CORS); none by default."""
+    hosts: tuple[str, ...] = ()
+    """Names by which the service may be called besides that of its address: those a proxy before it passes on."""
     tls: Tls | None = None
     peers: tuple[str, ...] = ()
     """URLs of other instances that take work which would be too much here."""
     page: bool = True
+    open_metrics: bool = False
+    """/metrics asks for no key although the rest does."""
     log_prompts: bool = False
     limits: Limits = Limits()
