@@ -78,6 +78,7 @@ class Writer(logging.Handler):
         self.lost = 0
         """Lines that could not be written."""
         self._untold = 0
+        self._counting = threading.Lock()
         self._path, self._most_bytes, self._kept = settings.file, settings.most_bytes, settings.kept
         self._secrets = _any_of(secrets)
         self._torn = False
@@ -93,24 +94,26 @@ class Writer(logging.Handler):
         """Write a line; never raises for want of disk."""
         try:
             line = self.format(record)
-        except (TypeError, ValueError) as error:  # arguments that do not fit their message: a mistake of whoever logged it
+        except (
+            TypeError,
+            ValueError,
+        ) as error:  # arguments that do not fit their message: a mistake of whoever logged it
             line = f"{_time(record)} a line of {record.name} could not be written: {error}"
         if self._secrets is not None:
             line = self._secrets.sub("***", line)
         data = (line + "\n").encode(errors="backslashreplace")
         try:
             self._reopen_if_moved(len(data))
-            if self._untold:
-                self._write(f"{_time(record)} {self._untold} lines before this one were lost\n".encode())
-                self._untold = 0
+            self._tell_lost(record)
             self._write(data)
         except OSError:
             self.missed(1)
 
     def missed(self, lines: int) -> None:
         """Note lines that never came here."""
-        self.lost += lines
-        self._untold += lines
+        with self._counting:
+            self.lost += lines
+            self._untold += lines
 
     def close(self) -> None:
         """Let go of the file."""
@@ -120,15 +123,24 @@ class Writer(logging.Handler):
             self._descriptor = -1
         super().close()
 
+    def _tell_lost(self, record: logging.LogRecord) -> None:
+        """One line about those that were lost before this one, once writing works again."""
+        if not self._untold:
+            return
+        untold = self._untold
+        told = logging.makeLogRecord({**record.__dict__, "msg": f"{untold} lines of the log were lost", "args": ()})
+        told.levelname, told.name, told.exc_info = "WARNING", __name__, None
+        setattr(told, FIELDS, {})
+        self._write((self.format(told) + "\n").encode())
+        with self._counting:
+            self._untold -= untold
+
     def _write(self, data: bytes) -> None:
         # What a full disk left of the line before must not run into this one.
         data = b"\n" + data if self._torn else data
-        written = os.write(self._descriptor, data)
-        while 0 < written < len(data):
-            self._torn = True
-            data = data[written:]
-            written = os.write(self._descriptor, data)
-        self._torn = False
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+            self._torn = bool(data)
 
     def _open(self) -> None:
         if self._path is None:
@@ -159,7 +171,8 @@ class Writer(logging.Handler):
         assert self._path is not None
         for number in range(self._kept, 0, -1):
             older = self._path if number == 1 else _numbered(self._path, number - 1)
-            with suppress(FileNotFoundError):
+            # Where it cannot be renamed it goes on growing: a folder that is read-only now is no reason to lose lines.
+            with suppress(OSError):
                 older.replace(_numbered(self._path, number))
 
 
@@ -212,13 +225,13 @@ class _ToQueue(QueueHandler):
     """Never waits: what finds no room is lost, and counted."""
 
     def __init__(self, lines: queue.Queue[logging.LogRecord | None], writer: Writer) -> None:
-        super().__init__(lines)  # type: ignore[arg-type]  # that None ends it is between the two ends
+        super().__init__(lines)
         self._writer = writer
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Hand a record over."""
         try:
-            self.queue.put_nowait(record)  # type: ignore[union-attr]
+            self.queue.put_nowait(record)
         except queue.Full:
             self._writer.missed(1)
 

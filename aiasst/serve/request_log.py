@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from typing import Any
 
-from aiasst.engine.requests import Finished
+from aiasst.engine.requests import Finished, Sampling
 from aiasst.engine.text import TextEvent, TextRequest, Usage
 from aiasst.serve.logs import FIELDS
 from aiasst.serve.refusals import Reason
@@ -29,6 +29,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 QUIET = frozenset({"/health/live", "/health/ready", "/metrics", "/v1/status"})
 """Asked every few seconds by machines: told at "debug" where nothing is wrong."""
+BROKEN = frozenset({500, 1011, "INTERNAL", "UNKNOWN"})
+"""Statuses of answers that broke off through a mistake of ours."""
 MOST_PATH = 200
 MOST_TEXT = 20_000
 """Characters of a path, and of prompts or answers of one line."""
@@ -89,14 +91,16 @@ def logged(method: str, path: str) -> Iterator[Line]:
     """A request while it goes on; its line is written at the end, however that comes. For protocols that are no ASGI too."""
     line = Line(method, path[:MOST_PATH])
     token, began = _line.set(line), time.perf_counter()
-    failed = True
+    failed = False
     try:
         yield line
-        failed = False
+    except Exception:  # who hangs up cancels, which is no Exception and no fault of ours
+        failed = True
+        raise
     finally:
         _line.reset(token)
         line.seconds = time.perf_counter() - began
-        level = logging.ERROR if failed or _is_error(line.status) else logging.INFO
+        level = logging.ERROR if failed or line.status in BROKEN else logging.INFO
         if level == logging.INFO and line.path in QUIET:
             level = logging.DEBUG
         _log.log(level, "%s %s %s", line.method, line.path, line.status or "-", extra={FIELDS: line.told()})
@@ -132,8 +136,6 @@ class LoggedWatch:
     def __init__(self, watch: Watch) -> None:
         """`watch` is told the same."""
         self._watch = watch
-        # Told once a token, and nothing to note: straight on.
-        self.next_token = watch.next_token
 
     def began(self, model: str, caller: str) -> None:
         """A request was admitted."""
@@ -146,8 +148,9 @@ class LoggedWatch:
             line.ttft_seconds = seconds
         self._watch.first_token(model, seconds)
 
-    def next_token(self, model: str, seconds: float) -> None:  # type: ignore[no-redef]
+    def next_token(self, model: str, seconds: float) -> None:
         """A later token came."""
+        self._watch.next_token(model, seconds)
 
     def ended(self, model: str, caller: str, finished: Finished | None, usage: Usage | None, seconds: float) -> None:
         """It ended."""
@@ -177,3 +180,73 @@ class LoggedWatch:
             line.refused = reason
             line.model, line.caller = model or line.model, caller or line.caller
         self._watch.refused(model, caller, reason)
+
+
+class PromptLog:
+    """A service that notes what is said in the request's line. Only for those who chose to keep it (`log_prompts`)."""
+
+    def __init__(self, service: Service) -> None:
+        """`service` does the work."""
+        self._service = service
+
+    def models(self) -> tuple[ModelState, ...]:
+        """See `Service`."""
+        return self._service.models()
+
+    def model(self, name: str) -> ModelState:
+        """See `Service`."""
+        return self._service.model(name)
+
+    def defaults(self, model: str) -> Sampling:
+        """See `Service`."""
+        return self._service.defaults(model)
+
+    async def generate(self, model: str, request: TextRequest, caller: Caller) -> AsyncGenerator[TextEvent, None]:
+        """See `Service`."""
+        line, room = _line.get(), MOST_TEXT
+        if line is not None:
+            line.prompt, line.answer = _said(request)[:MOST_TEXT], ""
+        async with aclosing(self._service.generate(model, request, caller)) as events:
+            async for event in events:
+                if line is not None and line.answer is not None and room > 0:
+                    line.answer += event.text[:room]
+                    room -= len(event.text)
+                yield event
+
+    async def embed(self, model: str, texts: Sequence[str | tuple[int, ...]], caller: Caller) -> Vectors:
+        """See `Service`."""
+        line = _line.get()
+        if line is not None:
+            line.prompt = "\n".join(map(str, texts))[:MOST_TEXT]
+        return await self._service.embed(model, texts, caller)
+
+    @property
+    def accepting(self) -> bool:
+        """See `Service`."""
+        return self._service.accepting
+
+    @property
+    def ready(self) -> bool:
+        """See `Service`."""
+        return self._service.ready
+
+
+def _said(request: TextRequest) -> str:
+    """The prompt as it came: a text, ids, or messages under their roles."""
+    if request.messages is None:
+        return str(request.prompt)
+    return "\n".join(f"{message.role}: {message.content}" for message in request.messages)
+
+
+def _note(line: Line, message: Message) -> None:
+    """What an answer's beginning, or a WebSocket's end, says."""
+    kind = message["type"]
+    if kind in ("http.response.start", "websocket.http.response.start"):
+        line.status = message["status"]
+        given = next((value for name, value in message.get("headers", ()) if name.lower() == b"x-request-id"), None)
+        if given is not None:
+            line.request_id = given.decode("latin-1")
+    elif kind == "websocket.accept":
+        line.status = 101
+    elif kind == "websocket.close":
+        line.status = message.get("code", 1000)
