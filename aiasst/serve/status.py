@@ -94,6 +94,7 @@ class HostStatus:
     resident_bytes: int
     """Memory of this process."""
     ceiling_bytes: int | None
+    """Of all loaded models together."""
     memory_bytes: int
     memory_available_bytes: int
 
@@ -143,7 +144,7 @@ def router(metrics: Metrics, service: Service) -> APIRouter:
                 throttle_events=host.throttle_events,
                 missing=host.missing,
                 resident_bytes=process.memory_info().rss,
-                ceiling_bytes=min(ceilings, default=None),
+                ceiling_bytes=sum(ceilings) or None,
                 memory_bytes=memory.total,
                 memory_available_bytes=memory.available,
             ),

@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import re
 
 import pytest
@@ -153,4 +154,4 @@ def test_the_exposition_is_openmetrics_where_it_is_accepted() -> None:
 
 def test_bounds_reach_from_a_millisecond_to_a_minute() -> None:
     assert BOUNDS[0] == 0.001 and BOUNDS[-1] == 60.0
-    assert all(1.3 < upper / lower < 1.7 for lower, upper in zip(BOUNDS, BOUNDS[1:], strict=False))
+    assert all(1.3 < upper / lower < 1.7 for lower, upper in itertools.pairwise(BOUNDS))
