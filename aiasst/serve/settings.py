@@ -26,8 +26,8 @@ class Limits:
     """Of requests that name none; None: none."""
     most_utilization: float = 0.85
     """Above it new work waits or goes to a peer."""
-    idle_unload_seconds: float = 900.0
-    """A model that was not asked for so long may be unloaded when another needs its memory."""
+    idle_unload_seconds: float = 5.0
+    """A model that was not asked for so long may be unloaded when another needs its memory; it is loaded again on demand."""
     stop_seconds: float = 30.0
     """Requests under way may go on so long once a stop was asked for; then they are told."""
 
