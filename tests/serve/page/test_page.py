@@ -224,7 +224,7 @@ def test_narrow_screens_dark_and_light(browser: Any, service: Service) -> None:
         page.ask("hello " * 30)
         page.answered()
         width = browser.execute_script(
-            "return Math.max(document.documentElement.scrollWidth, document.querySelector('#log').scrollWidth)"
+            "return Math.max(...[document.documentElement, document.querySelector('#log')].map((one) => one.scrollWidth))"
         )
         assert width <= 320
         page.find("#conversations-button").click()
