@@ -18,9 +18,9 @@ export function roundUp(value) {
 }
 
 /** `series`: [{name, values: (number | null)[]}], all as long as `seconds` (of each value, 0 is now, negative before). */
-export function draw(chart, { title, series, seconds, format, span, limit = null }) {
+export function draw(chart, { title, series, seconds, format, span, limit = null, least = 0 }) {
   const known = series.flatMap((one) => one.values).filter((value) => value !== null);
-  const top = roundUp(Math.max(limit ?? 0, ...known) * (limit ? 1 : 1.05));
+  const top = roundUp(Math.max(limit ?? 0, least, ...known) * (limit ? 1 : 1.05));
   const x = (second) => LEFT + (WIDTH - LEFT - RIGHT) * (1 + second / span);
   const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
   const picture = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": title });

@@ -175,7 +175,7 @@ function body() {
   const said = conversation.messages;
   if (model().has_chat_template === false) {
     const text = said.map((message, index) => (index && message.role === "user" ? "\n" : "") + withFiles(message)).join("");
-    return ["/v1/completions", { ...wanted(), prompt: text }];
+    return ["/v1/completions", { max_tokens: 256, ...wanted(), prompt: text }]; // the protocol's own default is 16
   }
   const system = settings.get().system?.trim();
   const messages = said.map((message) => ({ role: message.role, content: withFiles(message) }));
