@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aiasst.artifacts.encoding import Activation, Encoding
-from aiasst.runtime.pooling import normalized, pool
+from aiasst.runtime.projection import TextVectors
 
 Floats = npt.NDArray[np.float32]
 
@@ -74,11 +74,10 @@ class Fills:
 Result = Vector | Labels | Relevance | TokenLabels | Fills
 
 
-def vectors(hidden: Floats, mask: Floats, encoding: Encoding) -> list[Vector]:
+def vectors(hidden: Floats, mask: Floats, made: TextVectors) -> list[Vector]:
     """Hidden states float32 [texts, tokens, size] and their mask [texts, tokens] to a vector a text."""
-    pooled = pool(hidden, mask, encoding.pooling)
     # Copies, so that a row that is kept does not keep its batch.
-    return [Vector(row.copy()) for row in (normalized(pooled) if encoding.normalize else pooled)]
+    return [Vector(row.copy()) for row in made(hidden, mask)]
 
 
 def activated(logits: Floats, activation: Activation) -> Floats:

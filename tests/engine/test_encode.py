@@ -83,7 +83,7 @@ def test_company_changes_nothing(form: int, minilm: tuple[Path, ModelFolder, Mod
 
     hidden, mask = encoder.session.run([each.ids for each in tokens], [each.types for each in tokens])
     assert mask.shape[1] == 256
-    together = np.stack([vector.values for vector in heads.vectors(hidden, mask, encoder.encoding)])
+    together = np.stack([vector.values for vector in heads.vectors(hidden, mask, encoder.text_vectors)])
     assert np.abs(together[: len(TEXTS)] - alone).max() < 1e-3
     by_engine = encoder.encode([*TEXTS, hostile, *company])
     assert np.abs(by_engine[: len(TEXTS)] - alone).max() < 1e-3
