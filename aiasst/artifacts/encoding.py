@@ -89,7 +89,7 @@ class Encoding(Document):
     """Tokens of a text that are read; None: as many as the context has."""
     lower_case: bool = False
     strip: bool = False
-    """Whether white space around a text is left out, as sentence-transformers does."""
+    """Whether white space around a text is left out: by sentence-transformers before version 6, and in folders of its time."""
     prompts: dict[str, str] = Field(default_factory=dict)
     """Name → what is put before a text."""
     default_prompt: str | None = None
@@ -151,7 +151,6 @@ def read_encoding(folder: Path) -> Encoding:
         normalize=normalize,
         max_tokens=_longest(transformer, folder) if kinds else _positive(transformer.get("max_seq_length")),
         lower_case=transformer.get("do_lower_case") is True,
-        strip=bool(kinds),
         prompts=prompts,
         default_prompt=default,
         pools_prompt=not prompts or pooling.get("include_prompt") is not False,

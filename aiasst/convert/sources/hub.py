@@ -89,7 +89,7 @@ def peek(repository: str, *, revision: str | None = None) -> tuple[Snapshot, Map
 def _readable(files: Sequence[str], there: Set[str], allow_pickle: bool) -> list[str]:
     """Those of `files` that the repository has; a pickle only where it may be read and nothing better lies beside it."""
     found = [name for name in files if name in there]
-    safe = {name.rpartition("/")[0] for name in found if name.endswith(SAFETENSORS)}
+    safe = {name.rpartition("/")[0] for name in there if name.endswith(SAFETENSORS)}
     return [n for n in found if not n.endswith(PICKLE) or (allow_pickle and n.rpartition("/")[0] not in safe)]
 
 
