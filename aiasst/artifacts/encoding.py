@@ -279,9 +279,7 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(by_number[number] for number in range(len(by_number)))
 
 
-def _activation(
-    beside: Mapping[str, Any], config: Mapping[str, Any], labels: int
-) -> tuple[Activation, list[str]]:
+def _activation(beside: Mapping[str, Any], config: Mapping[str, Any], labels: int) -> tuple[Activation, list[str]]:
     """What a classifier's logits go through, and what is asked for that nobody here computes.
 
     A cross-encoder names its own (`beside`: config_sentence_transformers.json, before it config.json); else the kind of

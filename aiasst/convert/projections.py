@@ -1,4 +1,4 @@
-"""The numbers of a checkpoint's Dense modules as the .npy files of a model folder. Knows no graph and computes nothing with them."""
+"""The numbers of a checkpoint's Dense modules as .npy files of a model folder. Knows no graph and computes nothing with them."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aiasst.artifacts.encoding import Activation, Encoding
-from aiasst.runtime.projection import TextVectors
+from aiasst.runtime.projection import ACTIVATIONS, TextVectors
 
 Floats = npt.NDArray[np.float32]
 
@@ -82,12 +82,8 @@ def vectors(hidden: Floats, mask: Floats, made: TextVectors) -> list[Vector]:
 
 def activated(logits: Floats, activation: Activation) -> Floats:
     """Scores along the last axis; float32 of the same shape."""
-    if activation == "identity":
-        return logits
-    if activation == "sigmoid":
-        # Written with tanh, which never overflows.
-        sigmoid: Floats = 0.5 * (1 + np.tanh(0.5 * logits))
-        return sigmoid
+    if activation != "softmax":
+        return ACTIVATIONS[activation](logits)
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     softmax: Floats = shifted / shifted.sum(axis=-1, keepdims=True)
     return softmax

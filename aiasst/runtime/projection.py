@@ -70,9 +70,7 @@ class TextVectors:
 
 
 def _read(folder: Path, declared: Projection) -> Linear:
-    found = {
-        name: _array(inside(folder, f"{declared.folder}/{name}"), shape) for name, shape in declared.files.items()
-    }
+    found = {name: _array(inside(folder, f"{declared.folder}/{name}"), shape) for name, shape in declared.files.items()}
     return Linear(declared, found["weight.npy"], found.get("bias.npy"), found.get("residual.npy"))
 
 
@@ -90,7 +88,8 @@ def _array(path: Path, shape: tuple[int, ...]) -> Floats:
 
 def _sigmoid(x: Floats) -> Floats:
     # Written with tanh, which never overflows.
-    return np.float32(0.5) * (1 + np.tanh(np.float32(0.5) * x))
+    made: Floats = np.float32(0.5) * (1 + np.tanh(np.float32(0.5) * x))
+    return made
 
 
 _ERF = np.vectorize(math.erf, otypes=[np.float32])

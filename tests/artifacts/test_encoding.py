@@ -107,7 +107,7 @@ def test_a_projection_of_somebody_elses_is_named_and_nothing_is_imported(
 
 @pytest.mark.parametrize("config", [{}, DENSE | {"out_features": 0}, DENSE | {"in_features": "many"}])
 def test_a_projection_without_sizes_is_refused(config: dict[str, object], tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="2_Dense/config.json"):
+    with pytest.raises(ArtifactError, match=r"2_Dense/config\.json"):
         read_encoding(with_modules(tmp_path, ("Dense", "2_Dense", config)))
 
 

@@ -53,7 +53,9 @@ class Converted:
     def original(self) -> Any:
         import transformers
 
-        return getattr(transformers, self.auto_class).from_pretrained(self.checkpoint, attn_implementation="eager").eval()
+        return (
+            getattr(transformers, self.auto_class).from_pretrained(self.checkpoint, attn_implementation="eager").eval()
+        )
 
 
 Converter = Callable[[str, str], Converted]

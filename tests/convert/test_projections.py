@@ -43,7 +43,13 @@ def dense(folder: Path, inputs: int, outputs: int, activation: str, **more: Any)
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """BERT, pooled by its first token and by the mean, without the prompt, then 128 → 24 (tanh) → 24, then normalized."""
     folder = checkpoints.build("bert", tmp_path_factory.mktemp("embedder") / "checkpoint")
-    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense", "3_Dense": "Dense", "4_Normalize": "Normalize"}
+    kinds = {
+        "": "Transformer",
+        "1_Pooling": "Pooling",
+        "2_Dense": "Dense",
+        "3_Dense": "Dense",
+        "4_Normalize": "Normalize",
+    }
     rows = [
         {"idx": number, "name": str(number), "path": place, "type": f"sentence_transformers.models.{kind}"}
         for number, (place, kind) in enumerate(kinds.items())
@@ -97,7 +103,9 @@ def test_vectors_are_those_of_the_documented_modules(prompt: str | None, checkpo
         assert np.abs(found - encoder.encode(TEXTS)).max() > 1e-3
 
 
-def test_the_numbers_travel_with_the_folder(folder: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_numbers_travel_with_the_folder(
+    folder: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert {"2_Dense/weight.npy", "2_Dense/bias.npy", "3_Dense/weight.npy"} <= folder.manifest.files.keys()
     assert not [name for name in folder.manifest.files if name.endswith(".safetensors")]
     monkeypatch.setattr("aiasst.evaluate.encoders.DEFAULT_TOKENS", 256)

@@ -32,7 +32,9 @@ def test_a_prompt_before_the_text_may_count_for_nothing(name: str) -> None:
     padded = np.concatenate([np.full((2, 2), 1e6, np.float32), HIDDEN, np.full((4, 2), 1e6, np.float32)])
     mask = np.array([[0, 0, 1, 1, 1, 0, 0, 0, 0]], np.float32)
     weights = np.array([3, 4, 5], np.float32)  # later tokens weigh as much as they do behind the prompt
-    wanted = weights @ HIDDEN / weights.sum() if name == "weightedmean" else POOLINGS[name](HIDDEN[None], mask[:, 2:5])[0]
+    wanted = (
+        weights @ HIDDEN / weights.sum() if name == "weightedmean" else POOLINGS[name](HIDDEN[None], mask[:, 2:5])[0]
+    )
     assert POOLINGS[name](padded[None], mask)[0] == pytest.approx(wanted)
 
 

@@ -51,7 +51,9 @@ def test_activations_are_torchs(name: str) -> None:
 def test_a_projection_is_sentence_transformers_dense(declared: Projection, tmp_path: Path) -> None:
     arrays = stored(tmp_path, declared)
     hidden = numbers(4, 6, 8)
-    found = TextVectors.open(tmp_path, Encoding(projections=(declared,), normalize=True))(hidden, np.ones((4, 6), np.float32))
+    found = TextVectors.open(tmp_path, Encoding(projections=(declared,), normalize=True))(
+        hidden, np.ones((4, 6), np.float32)
+    )
 
     vector = torch.from_numpy(hidden).mean(1)
     vector = torch.nn.functional.normalize(vector, dim=1) if declared.unit_input else vector

@@ -22,7 +22,9 @@ CONSTANT = "const."
 
 _LAYER = re.compile(r"(?:^|[._/])(?:layers|layer|h|blocks|block)[._](\d+)[._](.+)$")
 _CONTAINERS = frozenset({"self_attn", "attn", "attention", "self", "self_attention", "mlp", "output", "dense"})
-_TASK_HEAD = re.compile(r"^(pooler|classifier|head|score|qa_outputs|cls|pre_classifier|vocab_projector|vocab_transform)\b")
+_TASK_HEAD = re.compile(
+    r"^(pooler|classifier|head|score|qa_outputs|cls|pre_classifier|vocab_projector|vocab_transform)\b"
+)
 _PREFIX = re.compile(r"^(?:model|transformer|bert|encoder|roberta|distilbert|mpnet|deberta|electra|base_model)\.")
 
 

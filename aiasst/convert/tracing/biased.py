@@ -1,4 +1,4 @@
-"""Attention that a layer writes out because it adds a bias of positions to its scores, as one Attention operator with that bias as its mask.
+"""Attention that a layer writes out, since it adds a bias to its scores, as one Attention operator with that bias as its mask.
 
 Knows two such layers by their class names: MPNet's (one bias for all layers, Song et al., arXiv 2004.09297) and DeBERTa's
 disentangled one (a bias of queries and keys with positions, He et al., arXiv 2111.09543). Traced as written they leave no
@@ -68,7 +68,7 @@ def _taken(module: Any, forward: Callable[..., Any], sample: dict[str, torch.Ten
 
 def _by_head(values: torch.Tensor, size: int) -> torch.Tensor:
     """[batch, sequence, heads x size] to [batch, heads, sequence, size]."""
-    return values.unflatten(2, (-1, size)).transpose(1, 2)
+    return values.reshape(*values.shape[:2], -1, size).transpose(1, 2)
 
 
 def _random(*shape: int) -> torch.Tensor:
@@ -161,8 +161,8 @@ def _disentangled(module: Any, embeddings: torch.Tensor) -> Callable[..., Any]:
         if "p2c" in module.pos_att_type:
             places = torch.clamp(span - distances, 0, 2 * span - 1)
             biases.append(looked_up(key, module.distance_queries, places).transpose(2, 3))
-        hidden = torch.finfo(query.dtype).min
-        mask = sum(biases[1:], biases[0]).masked_fill(~kept, hidden) if biases else kept
+        bias = sum(biases[1:], biases[0]) if biases else torch.zeros_like(kept, dtype=query.dtype)
+        mask = bias.masked_fill(~kept, torch.finfo(query.dtype).min)
         return attend(query, key, value, mask, scale), None
 
     return forward

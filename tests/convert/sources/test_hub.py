@@ -93,7 +93,9 @@ def test_only_what_is_needed_is_fetched_and_only_once(hub: Hub) -> None:
 
 
 def test_modules_that_are_named_come_along(hub: Hub) -> None:
-    rows = [{"path": place, "type": f"m.{place[2:] or 'Transformer'}"} for place in ("", "1_Pooling", "2_Dense", "3_Dense")]
+    rows = [
+        {"path": place, "type": f"m.{place[2:] or 'Transformer'}"} for place in ("", "1_Pooling", "2_Dense", "3_Dense")
+    ]
     hub.files["modules.json"] = json.dumps(rows).encode()
     hub.files["2_Dense/config.json"] = b'{"in_features": 2}'
     hub.files["2_Dense/model.safetensors"] = save({"linear.weight": np.ones((1, 2), np.float32)})
