@@ -159,7 +159,7 @@ def _refuse_made_up(model: Any, task: str, missing: Iterable[str]) -> None:
     if task != _BODY and not any(name.startswith(body) and "pooler" not in name for name in lacking):
         raise ExportError(
             f"the checkpoint has no head for {task} ({lacking[0]} is missing): its weights would be random numbers",
-            "leave out --task for what the checkpoint was trained for, or give a checkpoint that was trained for this",
+            "give a checkpoint that was trained for this, or take the body alone: --task feature-extraction",
         )
     raise ExportError(
         f"the checkpoint lacks {len(lacking)} weights of the model, {lacking[0]} for one",
