@@ -53,8 +53,15 @@ _OWN: dict[str, tuple[str, dict[str, Any]]] = {
         {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16, "share_att_key": True,
          "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0},
     ),
+    "mpnet": ("MPNetConfig", {"pad_token_id": 1, "bos_token_id": 0}),
+    "electra": ("ElectraConfig", {"embedding_size": 32}),
+    "modernbert": (
+        "ModernBertConfig",
+        {"num_hidden_layers": 4, "global_attn_every_n_layers": 3, "local_attention": 16, "cls_token_id": BOS,
+         "sep_token_id": EOS},
+    ),
 }  # fmt: skip
-ENCODERS = ("bert", "roberta", "distilbert", "deberta_v2")
+ENCODERS = ("bert", "roberta", "distilbert", "deberta_v2", "mpnet", "electra", "modernbert")
 ARCHITECTURES = tuple(name for name in _OWN if name != "qwen3_narrow" and name not in ENCODERS[1:])
 """The thirteen that must convert."""
 DECODERS = tuple(name for name in ARCHITECTURES if name != "bert")
@@ -105,25 +112,35 @@ def build(
                 parameter.add_(torch.randn_like(parameter) * 0.05)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     if tokenizer:
-        write_tokenizer(folder, encoder=name in ENCODERS, chat_template=chat_template)
+        write_tokenizer(folder, encoder=name in ENCODERS, chat_template=chat_template, begins=config.bos_token_id)
     return folder
 
 
-def write_tokenizer(folder: Path, *, encoder: bool = False, chat_template: bool = False) -> None:
-    """A character-level BPE of 105 tokens: 4 special, newline, printable ASCII, five merges."""
+def write_tokenizer(
+    folder: Path, *, encoder: bool = False, chat_template: bool = False, begins: int | None = BOS
+) -> None:
+    """A character-level BPE of 105 tokens: 4 special, newline, printable ASCII, five merges.
+
+    Of an encoder it ends every text, puts pairs together and knows ~ as its mask. Where texts begin with the id 0 (MPNet), padding
+    is 1.
+    """
     from tokenizers import Tokenizer, decoders, models, processors
 
-    pieces = ["<pad>", "<s>", "</s>", "<unk>", "\n", *(chr(code) for code in range(32, 127))]
+    first = ["<s>", "<pad>"] if begins == 0 else ["<pad>", "<s>"]
+    pieces = [*first, "</s>", "<unk>", "\n", *(chr(code) for code in range(32, 127))]
     vocabulary = {piece: index for index, piece in enumerate(pieces + ["".join(pair) for pair in _MERGES])}
     assert len(vocabulary) == VOCABULARY
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=_MERGES, unk_token="<unk>", fuse_unk=True))
-    tokenizer.add_special_tokens(["<pad>", "<s>", "</s>", "<unk>"])
+    tokenizer.add_special_tokens(["<pad>", "<s>", "</s>", "<unk>", *(["~"] if encoder else [])])
     tokenizer.decoder = decoders.Fuse()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>" if encoder else "<s> $A", special_tokens=[("<s>", BOS), ("</s>", EOS)]
+        single="<s> $A </s>" if encoder else "<s> $A",
+        pair="<s> $A </s> $B:1 </s>:1" if encoder else "<s> $A $B",
+        special_tokens=[("<s>", vocabulary["<s>"]), ("</s>", EOS)],
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    names |= {"mask_token": "~"} if encoder else {}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     if chat_template:

@@ -26,7 +26,7 @@ from typing import Any, Literal
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from aiasst.artifacts.document import Document, read_json, write_text_atomically
-from aiasst.artifacts.encoding import Encoding, read_encoding
+from aiasst.artifacts.encoding import MODULE_FILES, Encoding, read_encoding, read_modules
 from aiasst.errors import ArtifactError, ResourceError
 from aiasst.sizes import human_bytes
 
@@ -54,6 +54,7 @@ TRAVELLING_FILES = (
     "config_sentence_transformers.json",
     "1_Pooling/config.json",
 )
+"""And the config.json and numbers of each module that modules.json names."""
 
 Role = Literal[
     "embed", "position_embed", "type_embed", "lm_head", "classifier",
@@ -347,8 +348,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def copy_travelling_files(source: Path, destination: Path) -> None:
-    """Copy tokenizer and configuration files that exist in `source`."""
-    for name in TRAVELLING_FILES:
+    """Copy tokenizer and configuration files that exist in `source`, and the numbers of projections.
+
+    Raises:
+        ArtifactError: a file that declares what stands behind the model is broken.
+    """
+    modules = [module.folder for module in read_modules(source) if module.folder]
+    beside = [f"{module}/{name}" for module in modules for name in MODULE_FILES]
+    for name in dict.fromkeys([*TRAVELLING_FILES, *beside]):
         if (source / name).is_file():
             (destination / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, destination / name)

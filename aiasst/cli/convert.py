@@ -111,7 +111,10 @@ def _show(folder: ModelFolder) -> None:
         )
         rows.append(("formats", _formats(folder)))
     output.table(f"wrote {folder.path}", ["what", "value"], rows)
-    then = f"quantize {folder.path} --bits 4" if manifest.quantization is None else f"chat {folder.path}"
+    if manifest.encoding is not None and manifest.encoding.beyond:
+        output.note(f"its files ask for {manifest.encoding.beyond}, which nobody here computes, so it will not be run")
+    bits = " --bits 4" if manifest.encoding is None else ""  # an encoder's default, w8a8, is the form to take
+    then = f"quantize {folder.path}{bits}" if manifest.quantization is None else f"chat {folder.path}"
     output.note(f"next: aiasst {then}")
 
 

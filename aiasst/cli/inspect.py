@@ -126,7 +126,9 @@ def _answers(model: ModelFolder) -> str:
     if encoding.labels and "classification" in model.manifest.task:
         named = ", ".join(encoding.labels[:8]) + (", …" if len(encoding.labels) > 8 else "")
         return f"{named}; {encoding.activation}"
-    parts = [f"{' and '.join(encoding.pooling)} pooling", "normalized" if encoding.normalize else "not normalized"]
+    parts = [f"{' and '.join(encoding.pooling)} pooling"]
+    parts += [f"{each.activation} projection to {each.outputs} numbers" for each in encoding.projections]
+    parts += ["normalized" if encoding.normalize else "not normalized"]
     parts += [f"{encoding.max_tokens} tokens are read"] if encoding.max_tokens else []
     parts += [f"prompts {', '.join(encoding.prompts)}"] if encoding.prompts else []
     parts += [f"and {encoding.beyond}, which is not in the graph"] if encoding.beyond else []

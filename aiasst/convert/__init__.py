@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
-from aiasst.artifacts.encoding import read_encoding
+from aiasst.artifacts.encoding import Encoding, embeds, read_encoding
 from aiasst.artifacts.model_folder import (
     GRAPH_NAME,
     MANIFEST_VERSION,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_TOLERANCE", "Restore", "convert", "default_output"]
 
 DECODER_TASK = "text-generation"
+EMBEDDER_TASK = "feature-extraction"
 DEFAULT_TOLERANCE = 1e-4
 """Largest allowed difference, as a share of the largest absolute value the original answers; see verify."""
 
@@ -131,7 +132,8 @@ def convert(
     with resolve(
         str(model), revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, progress=progress
     ) as checkpoint:
-        chosen = chosen or default_task(checkpoint.config)
+        # Embedders often name the class whose head they were pretrained with, and lack that head.
+        chosen = chosen or (EMBEDDER_TASK if embeds(checkpoint.path) else default_task(checkpoint.config))
         usable = _usable(candidates, checkpoint, chosen)
         architecture = read_architecture(checkpoint)
         space.require(destination, space.float32_bytes(checkpoint.path))
@@ -218,6 +220,7 @@ def _write(job: _Job, name: str) -> ModelFolder:
             proof = verify.encoder(job.checkpoint, graph, job.task, job.architecture, job.tolerance, job.progress)
         copy_travelling_files(job.checkpoint.path, staging)
         ensure_tokenizer(job.checkpoint.path, staging, job.progress)
+        encoding = None if job.task == DECODER_TASK else _encoding(job, staging)
         manifest = Manifest(
             schema_version=MANIFEST_VERSION,
             aiasst_version=__version__,
@@ -226,13 +229,26 @@ def _write(job: _Job, name: str) -> ModelFolder:
             source=job.checkpoint.source,
             shape=shape,
             tokens=job.architecture.tokens,
-            encoding=None if job.task == DECODER_TASK else read_encoding(staging),
+            encoding=encoding,
             weights=rows,
             verification=proof,
             files=record_files(staging),
         )
         write_manifest(staging, manifest)
     return ModelFolder.open(job.destination)
+
+
+def _encoding(job: _Job, folder: Path) -> Encoding:
+    """What the checkpoint's files say of texts and vectors, with the numbers that belong to it written into `folder`."""
+    from aiasst.convert import projections
+
+    encoding = read_encoding(folder)
+    if job.task == EMBEDDER_TASK:
+        for projection in encoding.projections:
+            projections.write(job.checkpoint.path, projection, folder, allow_pickle=job.checkpoint.allow_pickle)
+        return encoding
+    # A classifier's answers go through no pooling, whatever the body was made for before.
+    return encoding.model_copy(update={"projections": ()})
 
 
 def _finish(job: _Job, model: ir.Model) -> Finished:

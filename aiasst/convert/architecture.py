@@ -15,6 +15,8 @@ from aiasst.errors import CheckpointError, UnsupportedModelError
 if TYPE_CHECKING:
     from aiasst.convert.sources import Checkpoint
 
+# Configurations of MPNet and T5; of DeBERTa-v2.
+_BUCKETS = ("relative_attention_num_buckets", "relative_attention")
 _HINT = "choose a checkpoint with full or sliding-window attention"
 
 
@@ -33,6 +35,8 @@ class Architecture:
     """Sliding window of each layer; None = full attention."""
     tied_embedding: bool
     tokens: Tokens
+    relative_positions: bool = False
+    """Whether attention goes by distances of tokens that are told apart less finely the larger they are."""
 
 
 def load_config(checkpoint: Checkpoint) -> Any:
@@ -96,6 +100,7 @@ def read_architecture(checkpoint: Checkpoint) -> Architecture:
         layer_windows=_windows(config, layers, context),
         tied_embedding=bool(getattr(config, "tie_word_embeddings", False)),
         tokens=_tokens(checkpoint.path, config),
+        relative_positions=any(getattr(config, name, None) for name in _BUCKETS),
     )
 
 

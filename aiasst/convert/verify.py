@@ -43,6 +43,10 @@ TEXT_NAME = "verify_text.txt"
 SHORTEST, LONGEST = 256, 1152
 """Tokens of the comparison: `SHORTEST`, or as many as reach beyond the widest sliding window, at most `LONGEST`."""
 BEYOND_WINDOW = 64
+ENCODER_ROW = 64
+"""Tokens of the longest row of the comparison of an encoder; `FINE_DISTANCES` more where it attends by distance."""
+FINE_DISTANCES = 128
+"""From here on at the latest MPNet and DeBERTa-v3 put distances together."""
 MOST_LOGITS = 48_000_000
 """Positions x vocabulary that are kept for comparison (192 MB); the last positions where it is less than all."""
 _ONCE = SessionSettings(prepack=False)
@@ -99,8 +103,9 @@ def encoder(
     Raises:
         VerificationError: the largest difference is above the limit.
     """
-    sample = sample_ids(checkpoint.path, architecture.vocab_size, min(SHORTEST, 4 * architecture.context_length))
-    ids, mask = ragged_batch(sample.ids, min(64, architecture.context_length), architecture.tokens.pad or 0)
+    longest = encoder_length(architecture)
+    sample = sample_ids(checkpoint.path, architecture.vocab_size, 4 * longest)
+    ids, mask = ragged_batch(sample.ids, longest, architecture.tokens.pad or 0)
     with _must_run():
         session = GraphSession.open(graph, _ONCE)
     types = None
@@ -129,6 +134,13 @@ def comparison_length(architecture: Architecture) -> int:
     """How many tokens a decoder is compared on."""
     widest = max((window for window in architecture.layer_windows if window is not None), default=0)
     return min(architecture.context_length, LONGEST, max(SHORTEST, widest + BEYOND_WINDOW))
+
+
+def encoder_length(architecture: Architecture) -> int:
+    """How many tokens the longest row has that an encoder is compared on: more than local attention and fine distances reach."""
+    reach = max((window for window in architecture.layer_windows if window is not None), default=0)
+    reach = max(reach, FINE_DISTANCES if architecture.relative_positions else 0)
+    return min(architecture.context_length, reach + ENCODER_ROW)
 
 
 def sample_ids(folder: Path, vocab_size: int, count: int) -> Sample:

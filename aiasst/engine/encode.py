@@ -27,6 +27,7 @@ from aiasst.engine.batching import batches
 from aiasst.engine.heads import Fills, Relevance, Result, Vector
 from aiasst.errors import ArtifactError, PromptError, UsageError
 from aiasst.runtime.encoder import EncoderSession
+from aiasst.runtime.projection import TextVectors
 from aiasst.runtime.session import settings_from
 from aiasst.tokenizer import Tokenizer
 from aiasst.tokenizer.inputs import EncoderInput, InputEncoder
@@ -62,6 +63,8 @@ class Prepared:
     text: str
     """As the model reads it."""
     tokens: EncoderInput
+    skipped: int = 0
+    """Tokens at its beginning that are read and not pooled: those of a prompt that is no part of the text."""
 
 
 class Encoder:
@@ -101,11 +104,13 @@ class Encoder:
         self.session = session
         self.tokenizer = tokenizer
         self.encoding = folder.encoding
+        self.text_vectors = TextVectors.open(folder.path, self.encoding)
         self.kind: Kind = _KINDS[folder.manifest.task]
         if self.kind == "labels" and session.width == 1:
             self.kind = "relevance"
         limit = min(self.encoding.max_tokens or session.context_length, session.context_length)
         self._inputs = InputEncoder(tokenizer, limit)
+        self._prompt_tokens: dict[str, int] = {}
         self._top = top
         self.name = folder.path.resolve().name
         self.identity = folder.identity
@@ -132,8 +137,20 @@ class Encoder:
         pairs: list[str | tuple[str, str]] = [
             text if g.pair is None else (text, g.pair) for text, g in zip(texts, good, strict=True)
         ]
-        encoded = iter(zip(texts, self._inputs.encode(pairs), strict=True))
+        skipped = [self._skipped(given.prompt) for given in good]
+        encoded = iter(zip(texts, self._inputs.encode(pairs), skipped, strict=True))
         return [self._checked(*next(encoded)) if refused is None else refused for refused in refusals]
+
+    def _skipped(self, prompt: str | None) -> int:
+        """How many tokens of a text belong to its prompt and are not pooled, what the tokenizer puts before it included."""
+        text = self.encoding.prompt_text(prompt)
+        if self.encoding.pools_prompt or not text:
+            return 0
+        if text not in self._prompt_tokens:
+            text_alone = text.strip() if self.encoding.strip else text
+            alone = self._inputs.encode([text_alone.lower() if self.encoding.lower_case else text_alone])[0]
+            self._prompt_tokens[text] = len(alone.ids) - bool(alone.special and alone.special[-1])
+        return self._prompt_tokens[text]
 
     def _refusal(self, given: TextInput) -> PromptError | None:
         if given.prompt is not None and given.prompt not in self.encoding.prompts:
@@ -145,14 +162,15 @@ class Encoder:
             return PromptError("this model reads one text, not a pair", "give every text a row of its own")
         return None
 
-    def _checked(self, text: str, tokens: EncoderInput) -> Prepared | PromptError:
+    def _checked(self, text: str, tokens: EncoderInput, skipped: int) -> Prepared | PromptError:
         if len(tokens.ids) == 0:
             return PromptError("the text is empty", "write at least one word")
         if self.kind == "fills" and not self._masks(tokens):
             cut = " in the tokens that are read" if tokens.is_cut else ""
             name = self.tokenizer.special_tokens.get("mask_token", "(it has none)")
             return PromptError(f"the text has no mask{cut}", f"write {name} where a token is to be found")
-        return Prepared(text, tokens)
+        # A text that is nothing but its prompt is pooled over its last token.
+        return Prepared(text, tokens, min(skipped, len(tokens.ids) - 1))
 
     def answer(self, prepared: Sequence[Prepared]) -> list[Result]:
         """What the model makes of texts, in their order.
@@ -212,7 +230,9 @@ class Encoder:
                 "the model's answers are no numbers", "convert, or quantize, it again; or take the original"
             )
         if self.kind == "vector":
-            return list(heads.vectors(output, mask, self.encoding))
+            for index, row in enumerate(rows):
+                mask[index, : row.skipped] = 0
+            return list(heads.vectors(output, mask, self.text_vectors))
         if self.kind == "relevance":
             return list(heads.relevance(output, self.encoding))
         if self.kind == "labels":

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aiasst.artifacts.encoding import Activation, Encoding
-from aiasst.runtime.pooling import normalized, pool
+from aiasst.runtime.projection import ACTIVATIONS, TextVectors
 
 Floats = npt.NDArray[np.float32]
 
@@ -74,21 +74,16 @@ class Fills:
 Result = Vector | Labels | Relevance | TokenLabels | Fills
 
 
-def vectors(hidden: Floats, mask: Floats, encoding: Encoding) -> list[Vector]:
+def vectors(hidden: Floats, mask: Floats, made: TextVectors) -> list[Vector]:
     """Hidden states float32 [texts, tokens, size] and their mask [texts, tokens] to a vector a text."""
-    pooled = pool(hidden, mask, encoding.pooling)
     # Copies, so that a row that is kept does not keep its batch.
-    return [Vector(row.copy()) for row in (normalized(pooled) if encoding.normalize else pooled)]
+    return [Vector(row.copy()) for row in made(hidden, mask)]
 
 
 def activated(logits: Floats, activation: Activation) -> Floats:
     """Scores along the last axis; float32 of the same shape."""
-    if activation == "identity":
-        return logits
-    if activation == "sigmoid":
-        # Written with tanh, which never overflows.
-        sigmoid: Floats = 0.5 * (1 + np.tanh(0.5 * logits))
-        return sigmoid
+    if activation != "softmax":
+        return ACTIVATIONS[activation](logits)
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     softmax: Floats = shifted / shifted.sum(axis=-1, keepdims=True)
     return softmax

@@ -15,7 +15,7 @@ from aiasst.artifacts.encoding import Encoding
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.runtime.encoder import EncoderSession
-from aiasst.runtime.pooling import normalized, pool
+from aiasst.runtime.projection import TextVectors
 from aiasst.runtime.session import SessionSettings
 from aiasst.tokenizer import Tokenizer
 from aiasst.tokenizer.inputs import InputEncoder
@@ -28,9 +28,12 @@ Ids = npt.NDArray[np.int64]
 class TextEncoder:
     """An encoder that turns texts into vectors."""
 
-    def __init__(self, session: EncoderSession, tokenizer: Tokenizer, encoding: Encoding) -> None:
+    def __init__(
+        self, session: EncoderSession, tokenizer: Tokenizer, encoding: Encoding, made: TextVectors | None = None
+    ) -> None:
         self.session = session
         self.encoding = encoding
+        self._made = made or TextVectors(encoding)
         longest = min(encoding.max_tokens or session.context_length, session.context_length)
         self._inputs = InputEncoder(tokenizer, longest)
         self._known: dict[bytes, Floats] = {}
@@ -43,7 +46,9 @@ class TextEncoder:
             ArtifactError: it is no encoder of text, or has no tokenizer.
             ResourceError: the execution provider does not load, or memory is short.
         """
-        return cls(EncoderSession.open(folder, settings), Tokenizer.load(folder.path), folder.encoding)
+        encoding = folder.encoding
+        made = TextVectors.open(folder.path, encoding)
+        return cls(EncoderSession.open(folder, settings), Tokenizer.load(folder.path), encoding, made)
 
     def encode(self, text: str) -> Ids:
         """Token ids of `text`, int64 [tokens], cut to what the model reads; special tokens stay."""
@@ -56,10 +61,7 @@ class TextEncoder:
             ArtifactError: the graph fails.
         """
         states, mask = self.session.run([ids])
-        pooled = states if states.ndim == 2 else pool(states, mask, self.encoding.pooling)
-        if states.ndim == 3 and self.encoding.normalize:
-            pooled = normalized(pooled)
-        vector: Floats = pooled[0]
+        vector: Floats = (states if states.ndim == 2 else self._made(states, mask))[0]
         return vector
 
     def vectors(self, texts: Sequence[Ids], progress: ProgressFn = silent, stage: str = "evaluate") -> list[Floats]:

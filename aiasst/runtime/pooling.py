@@ -19,7 +19,7 @@ def pool(hidden: Floats, mask: Floats, modes: Sequence[str]) -> Floats:
 
     Args:
         hidden: float32 [texts, tokens, size].
-        mask: float32 [texts, tokens], 1 for a token, 0 for padding behind it.
+        mask: float32 [texts, tokens], 1 for a token, 0 for padding behind it and for a prompt before it that does not count.
         modes: at least one.
 
     Returns:
@@ -63,11 +63,12 @@ def _max(hidden: Floats, mask: Floats) -> Floats:
 
 
 def _first(hidden: Floats, mask: Floats) -> Floats:
-    return hidden[:, 0]
+    pooled: Floats = hidden[np.arange(len(hidden)), mask.argmax(axis=1)]
+    return pooled
 
 
 def _last(hidden: Floats, mask: Floats) -> Floats:
-    pooled: Floats = hidden[np.arange(len(hidden)), mask.sum(axis=1).astype(np.int64) - 1]
+    pooled: Floats = hidden[np.arange(len(hidden)), mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)]
     return pooled
 
 

@@ -94,6 +94,15 @@ def test_the_length_reaches_beyond_the_window_where_it_can(converted: Converter)
     assert verify.comparison_length(replace(base, context_length=64)) == 64
 
 
+def test_an_encoder_is_compared_beyond_what_it_tells_apart(converted: Converter) -> None:
+    base = Architecture("x", 2, 8, 9, 1, 1, 512, (None, None), False, converted("bert").manifest.tokens)
+    assert verify.encoder_length(base) == verify.ENCODER_ROW
+    assert verify.encoder_length(replace(base, layer_windows=(None, 64))) == 64 + verify.ENCODER_ROW
+    far = replace(base, relative_positions=True)
+    assert verify.encoder_length(far) == verify.FINE_DISTANCES + verify.ENCODER_ROW
+    assert verify.encoder_length(replace(far, context_length=40)) == 40
+
+
 def test_few_positions_are_compared_where_the_vocabulary_is_large(
     checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

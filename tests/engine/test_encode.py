@@ -48,8 +48,7 @@ def sentence_transformer(checkpoint: Path, texts: tuple[str, ...]) -> np.ndarray
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(checkpoint), AutoModel.from_pretrained(checkpoint).eval()
-    stripped = [text.strip() for text in texts]
-    batch = tokenizer(stripped, padding=True, truncation="longest_first", max_length=256, return_tensors="pt")
+    batch = tokenizer(list(texts), padding=True, truncation="longest_first", max_length=256, return_tensors="pt")
     with torch.no_grad():
         hidden = model(**batch).last_hidden_state
     mask = batch["attention_mask"].unsqueeze(-1)
@@ -58,7 +57,7 @@ def sentence_transformer(checkpoint: Path, texts: tuple[str, ...]) -> np.ndarray
 
 def test_vectors_are_those_of_sentence_transformers(minilm: tuple[Path, ModelFolder, ModelFolder]) -> None:
     checkpoint, folder, _ = minilm
-    assert folder.manifest.encoding == Encoding(normalize=True, max_tokens=256, strip=True)
+    assert folder.manifest.encoding == Encoding(normalize=True, max_tokens=256)
     texts = (*TEXTS, "long " * 400)
     expected = sentence_transformer(checkpoint, texts)
     found = Encoder(folder, quick_config(folder)).encode(texts)
@@ -83,7 +82,7 @@ def test_company_changes_nothing(form: int, minilm: tuple[Path, ModelFolder, Mod
 
     hidden, mask = encoder.session.run([each.ids for each in tokens], [each.types for each in tokens])
     assert mask.shape[1] == 256
-    together = np.stack([vector.values for vector in heads.vectors(hidden, mask, encoder.encoding)])
+    together = np.stack([vector.values for vector in heads.vectors(hidden, mask, encoder.text_vectors)])
     assert np.abs(together[: len(TEXTS)] - alone).max() < 1e-3
     by_engine = encoder.encode([*TEXTS, hostile, *company])
     assert np.abs(by_engine[: len(TEXTS)] - alone).max() < 1e-3

@@ -51,7 +51,7 @@ def test_a_long_text_is_cut_and_keeps_its_end(tmp_path: Path) -> None:
 
 def test_minilm_finds_the_sentence_of_the_same_meaning(minilm: tuple[ModelFolder, ModelFolder]) -> None:
     encoder = TextEncoder.open(minilm[0])
-    assert encoder.encoding == Encoding(pooling=("mean",), normalize=True, max_tokens=256, strip=True)
+    assert encoder.encoding == Encoding(pooling=("mean",), normalize=True, max_tokens=256)
     texts = ("a cat sleeps on the sofa", "the kitten is napping on the couch", "interest rates rose last week")
     cat, kitten, rates = encoder.vectors([encoder.encode(text) for text in texts])
     assert np.linalg.norm(cat) == pytest.approx(1)

@@ -27,6 +27,17 @@ def test_poolings(name: str, wanted: list[float]) -> None:
     assert POOLINGS[name](padded[None], mask)[0] == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("name", POOLINGS)
+def test_a_prompt_before_the_text_may_count_for_nothing(name: str) -> None:
+    padded = np.concatenate([np.full((2, 2), 1e6, np.float32), HIDDEN, np.full((4, 2), 1e6, np.float32)])
+    mask = np.array([[0, 0, 1, 1, 1, 0, 0, 0, 0]], np.float32)
+    weights = np.array([3, 4, 5], np.float32)  # later tokens weigh as much as they do behind the prompt
+    wanted = (
+        weights @ HIDDEN / weights.sum() if name == "weightedmean" else POOLINGS[name](HIDDEN[None], mask[:, 2:5])[0]
+    )
+    assert POOLINGS[name](padded[None], mask)[0] == pytest.approx(wanted)
+
+
 def test_several_poolings_stand_side_by_side() -> None:
     found = pool(HIDDEN[None], np.ones((1, 3), np.float32), ("cls", "max"))
     assert found.tolist() == [[1, 2, 5, 2]]

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from aiasst.convert.sources import Checkpoint
 
 TASKS = ("text-generation", "feature-extraction")
+# Seen on tiny random checkpoints with mobius-onnx 0.1: padding or positions are wrong, or weights go to the wrong places.
+_WRONG_ENCODERS = frozenset(
+    {"roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "deberta-v2", "electra", "modernbert"}
+)
 
 
 def available() -> tuple[bool, str]:
@@ -45,6 +49,8 @@ def supports(checkpoint: Checkpoint, task: str) -> tuple[bool, str]:
     kind = registry.get_task(name) or "text-generation"
     if task not in TASKS or kind != task:
         return False, f"mobius exports '{name}' for {kind}, not for {task}"
+    if name in _WRONG_ENCODERS:
+        return False, f"mobius' graph of '{name}' is not what the original computes"
     return True, f"mobius knows '{name}' for {task}"
 
 

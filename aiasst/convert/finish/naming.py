@@ -22,8 +22,10 @@ CONSTANT = "const."
 
 _LAYER = re.compile(r"(?:^|[._/])(?:layers|layer|h|blocks|block)[._](\d+)[._](.+)$")
 _CONTAINERS = frozenset({"self_attn", "attn", "attention", "self", "self_attention", "mlp", "output", "dense"})
-_TASK_HEAD = re.compile(r"^(pooler|classifier|score|qa_outputs|cls|pre_classifier|vocab_projector|vocab_transform)\b")
-_PREFIX = re.compile(r"^(?:model|transformer|bert|encoder|roberta|distilbert|base_model)\.")
+_TASK_HEAD = re.compile(
+    r"^(pooler|classifier|head|score|qa_outputs|cls|pre_classifier|vocab_projector|vocab_transform)\b"
+)
+_PREFIX = re.compile(r"^(?:model|transformer|bert|encoder|roberta|distilbert|mpnet|deberta|electra|base_model)\.")
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,10 @@ def _rest(graph: ir.Graph, names: _Names) -> None:
 def _role_by_name(name: str) -> Role:
     if name.endswith(".bias"):
         return "bias"
+    if name.endswith("_inv_freq"):
+        return "rotary"
+    if name.endswith((".distance_keys", ".distance_queries")):
+        return "position_embed"
     return "classifier" if _TASK_HEAD.match(name) else "other"
 
 

@@ -41,6 +41,8 @@ class Checkpoint:
     source: Source
     trust_remote_code: bool = False
     """Whether the user lets Python code of the checkpoint run."""
+    allow_pickle: bool = False
+    """Whether the user lets pickled weights be read."""
     grids: Path | None = None
     """Where the checkpoint was quantized: the file of its grids (artifacts.grids); `path` holds the dequantized weights."""
 
@@ -146,12 +148,12 @@ def _from_folder(
     source = Source(kind=kind, name=name, revision=revision, sha256=sha256)
     quantization = imports.find_quantization(folder, config)
     if quantization is None:
-        return Checkpoint(folder, config, config["model_type"], source, trust_remote_code)
+        return Checkpoint(folder, config, config["model_type"], source, trust_remote_code, allow_pickle)
     temporary = stack.enter_context(temporary_folder())
     checkpoint_folder.copy_companions(folder, temporary)
     grids = imports.unpack(checkpoint_folder.safetensors_files(folder), config, quantization, temporary, progress)
     config = checkpoint_folder.read_config(temporary)
-    return Checkpoint(temporary, config, config["model_type"], source, trust_remote_code, grids)
+    return Checkpoint(temporary, config, config["model_type"], source, trust_remote_code, allow_pickle, grids)
 
 
 def _allowed_pickles(folder: Path, name: str, allow_pickle: bool) -> list[Path]:

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from aiasst.artifacts.encoding import read_modules
 from aiasst.convert.sources.safetensors_file import read_header
-from aiasst.errors import CheckpointError, MissingExtraError
+from aiasst.errors import ArtifactError, CheckpointError, MissingExtraError
 from aiasst.progress import Progress, ProgressFn, silent
 
 CONFIG = "config.json"
@@ -48,8 +49,29 @@ COMPANIONS = (
 )
 """What a checkpoint has beside its weights and we have a use for: configuration, tokenizer, chat template, pooling."""
 
+MODULE_WEIGHTS = (SAFETENSORS, PICKLE)
+"""Where a module that modules.json names may have its numbers, the better place first."""
+
 # What training leaves behind has the suffix of pickled weights and is none.
 _TRAINING_LEFTOVERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "trainer_state")
+
+
+def module_files(folder: Path) -> list[str]:
+    """What the modules that modules.json names have in folders of their own: config.json, and the weights of a projection.
+
+    Raises:
+        CheckpointError: modules.json is broken, or names a folder that is none of the checkpoint's.
+    """
+    try:
+        modules = read_modules(folder)
+    except ArtifactError as error:
+        raise CheckpointError(error.message, "download the checkpoint again") from None
+    files: list[str] = []
+    for module in modules:
+        if module.folder:
+            weights = MODULE_WEIGHTS if module.kind == "Dense" else ()
+            files += [f"{module.folder}/{name}" for name in ("config.json", *weights)]
+    return files
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -224,7 +246,8 @@ def refuse_leading_links(folder: Path) -> None:
     they are never copied, and only read where they are sound safetensors.
     """
     root = folder.resolve()
-    for name in COMPANIONS:
+    small = [name for name in module_files(folder) if not name.endswith(MODULE_WEIGHTS)]
+    for name in [*COMPANIONS, *small]:
         if not (folder / name).exists():
             continue
         target = (folder / name).resolve()
@@ -237,7 +260,7 @@ def refuse_leading_links(folder: Path) -> None:
 def copy_companions(folder: Path, destination: Path) -> None:
     """Copy what `folder` has beside its weights into `destination`."""
     # Python code is there only where the user asked for it; it was not fetched otherwise.
-    for name in [*COMPANIONS, *(path.name for path in folder.glob("*.py"))]:
+    for name in [*COMPANIONS, *module_files(folder), *(path.name for path in folder.glob("*.py"))]:
         if (folder / name).is_file():
             (destination / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, destination / name)

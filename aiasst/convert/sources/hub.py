@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from aiasst.convert.sources.checkpoint_folder import (
     PICKLE_SUFFIXES,
     SAFETENSORS,
     SAFETENSORS_INDEX,
+    module_files,
     shard_names,
 )
 from aiasst.errors import CheckpointError, MissingExtraError, NetworkError
@@ -65,6 +66,9 @@ def download(
     """
     small = [*COMPANIONS, *(["*.py"] if code else [])]
     snapshot = _fetch(repository, revision, small, progress)
+    absent = [name for name in module_files(snapshot.path) if not (snapshot.path / name).is_file()]
+    if absent and (there := _readable(absent, _listing(repository, snapshot), allow_pickle)):
+        _fetch(repository, snapshot.commit, there, progress)
     weights = _choose_weights(repository, snapshot, allow_pickle)
     if weights in (SAFETENSORS_INDEX, PICKLE_INDEX):
         _fetch(repository, snapshot.commit, [weights], progress)
@@ -80,6 +84,13 @@ def peek(repository: str, *, revision: str | None = None) -> tuple[Snapshot, Map
     """
     snapshot = _fetch(repository, revision, [CONFIG], silent)
     return snapshot, _sizes(repository, snapshot)
+
+
+def _readable(files: Sequence[str], there: Set[str], allow_pickle: bool) -> list[str]:
+    """Those of `files` that the repository has; a pickle only where it may be read and nothing better lies beside it."""
+    found = [name for name in files if name in there]
+    safe = {name.rpartition("/")[0] for name in there if name.endswith(SAFETENSORS)}
+    return [n for n in found if not n.endswith(PICKLE) or (allow_pickle and n.rpartition("/")[0] not in safe)]
 
 
 def _choose_weights(repository: str, snapshot: Snapshot, allow_pickle: bool) -> str:

@@ -41,7 +41,7 @@ def rewrite(folder: Path, files: Sequence[Path], destination: Path, progress: Pr
         shards: dict[str, str] = {}
         for number, file in enumerate(files, start=1):
             progress(Progress("rewrite pickle", number - 1, len(files), file.name))
-            tensors = _load(file)
+            tensors = load(file)
             name = SAFETENSORS if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
             safetensors_file.write(destination / name, _plan(tensors, file), partial(_bytes, tensors))
             shards.update(dict.fromkeys(tensors, name))
@@ -51,7 +51,7 @@ def rewrite(folder: Path, files: Sequence[Path], destination: Path, progress: Pr
             (destination / SAFETENSORS_INDEX).write_text(index, encoding="utf-8")
 
 
-def _load(file: Path) -> Mapping[str, torch.Tensor]:
+def load(file: Path) -> Mapping[str, torch.Tensor]:
     """The tensors of one pickle file by name. Raises CheckpointError where it holds anything else."""
     try:
         import torch

@@ -12,7 +12,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ CLASSES = {
 }
 """Canonical task to the class that loads a checkpoint for it."""
 DECODER_TASK = "text-generation"
+_BODY = "feature-extraction"
 _IMPLEMENTATION = "aiasst"
 _HINT = "try another exporter with --exporter"
 # What transformers, torch and torch.onnx raise on a model they cannot load or trace: they share no base class.
@@ -90,6 +91,8 @@ def watched(checkpoint: Checkpoint, task: str) -> Iterator[Watched]:
             reach = _reach(load_config(checkpoint))
             _hold_frequencies(model)
             _observe(model, watch, reach.context)
+        else:
+            _settle(model, watch)
         yield Watched(model, tuple(watch.layers), reach)
 
 
@@ -130,7 +133,7 @@ def _quiet() -> Iterator[None]:
 
 def _load(checkpoint: Checkpoint, task: str) -> Any:
     """The torch model in float32 with our attention. Raises ExportError where the checkpoint lacks weights of it."""
-    from aiasst.convert.tracing import modules
+    from aiasst.convert.tracing import biased, modules
 
     try:
         model, info = _from_pretrained(checkpoint, task, _IMPLEMENTATION)
@@ -139,15 +142,29 @@ def _load(checkpoint: Checkpoint, task: str) -> Any:
             raise
         # An encoder needs no cache: its attention may stay as it is written.
         model, info = _from_pretrained(checkpoint, task, "eager")
-    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
-    if missing:
-        raise ExportError(
-            f"the checkpoint lacks {len(missing)} weights of the model, {missing[0]} for one",
-            "download the checkpoint again, or choose the task it was trained for with --task",
-        )
+    _refuse_made_up(model, task, info["missing_keys"])
     model = model.eval()
     modules.simplify(model)
+    biased.replace(model)
     return model
+
+
+def _refuse_made_up(model: Any, task: str, missing: Iterable[str]) -> None:
+    """Raise ExportError where weights that the answer depends on are not in the checkpoint: transformers draws them at random."""
+    # The hidden states of a bare body do not go through its pooler; a classifier's answer may.
+    lacking = sorted(name for name in missing if task != _BODY or "pooler" not in name)
+    if not lacking:
+        return
+    body = f"{model.base_model_prefix}."
+    if task != _BODY and not any(name.startswith(body) and "pooler" not in name for name in lacking):
+        raise ExportError(
+            f"the checkpoint has no head for {task} ({lacking[0]} is missing): its weights would be random numbers",
+            "give a checkpoint that was trained for this, or take the body alone: --task feature-extraction",
+        )
+    raise ExportError(
+        f"the checkpoint lacks {len(lacking)} weights of the model, {lacking[0]} for one",
+        "download the checkpoint again, or choose the task it was trained for with --task",
+    )
 
 
 def _from_pretrained(checkpoint: Checkpoint, task: str, implementation: str) -> tuple[Any, dict[str, Any]]:
@@ -204,17 +221,21 @@ class _Watch:
     decoder: bool
     context: int = 0
     layers: list[LayerAttention] = field(default_factory=list)
+    reached: bool = False
+    """Whether the model ever asked for attention here."""
 
     def attend(
         self, module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **rest: Any
     ) -> tuple[torch.Tensor, None]:
         """transformers' attention interface; [batch, heads, sequence, head_dim] → [batch, sequence, heads, head_dim]."""
-        if not self.decoder:
-            return _standard_attention(module, query, key, value, attention_mask, **rest), None
+        self.reached = True
         shape = [query.shape[0], query.shape[2], query.shape[1], value.shape[3]]
         if not operators.tracing():
-            self._record(query, key, value, attention_mask, **rest)
+            if self.decoder:
+                self._record(query, key, value, attention_mask, **rest)
             return query.new_zeros(shape), None
+        if not self.decoder:
+            return _standard_attention(module, query, key, value, attention_mask, **rest), None
         return operators.marker(attention.MARKER, [query, key, value], shape), None
 
     def mask(self, **arguments: Any) -> Any:
@@ -293,6 +314,17 @@ def _register(watch: _Watch) -> None:
 
     AttentionInterface.register(_IMPLEMENTATION, watch.attend)
     AttentionMaskInterface.register(_IMPLEMENTATION, watch.mask)
+
+
+def _settle(model: Any, watch: _Watch) -> None:
+    """Let an encoder that writes its attention into its layers have the mask it adds to its scores, not one of truth values."""
+    import torch
+
+    ids = torch.zeros((1, 4), dtype=torch.long)
+    with torch.no_grad():
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    if not watch.reached:
+        model.config._attn_implementation = "eager"
 
 
 def _observe(model: Any, watch: _Watch, context: int) -> None:

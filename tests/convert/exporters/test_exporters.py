@@ -43,6 +43,7 @@ def test_an_unknown_exporter_is_refused_with_the_known_ones() -> None:
         ("llama", "text-classification", False),
         ("bert", "feature-extraction", True),
         ("bert", "text-generation", False),
+        ("roberta", "feature-extraction", False),
         ("nobody", "text-generation", False),
     ],
 )

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from aiasst.artifacts import signature
 from aiasst.artifacts.model_folder import ModelFolder
@@ -173,9 +174,14 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
     folder = write(tmp_path, "BertConfig", {"num_key_value_heads": None}, "AutoModel")
     with (
         resolve(str(folder)) as checkpoint,
-        pytest.raises(ExportError, match="lacks 2 weights of the model, classifier"),
+        pytest.raises(ExportError, match=r"no head for text-classification \(classifier.bias is missing"),
     ):
         exporter.export(checkpoint, "text-classification")
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.layer.0.output.dense.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with resolve(str(folder)) as checkpoint, pytest.raises(ExportError, match="lacks 1 weights of the model, encoder"):
+        exporter.export(checkpoint, "feature-extraction")
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,22 @@ def test_only_what_is_needed_is_fetched_and_only_once(hub: Hub) -> None:
     assert hub.fetched() == set()
 
 
+def test_modules_that_are_named_come_along(hub: Hub) -> None:
+    rows = [
+        {"path": place, "type": f"m.{place[2:] or 'Transformer'}"} for place in ("", "1_Pooling", "2_Dense", "3_Dense")
+    ]
+    hub.files["modules.json"] = json.dumps(rows).encode()
+    hub.files["2_Dense/config.json"] = b'{"in_features": 2}'
+    hub.files["2_Dense/model.safetensors"] = save({"linear.weight": np.ones((1, 2), np.float32)})
+    for place in ("2_Dense", "3_Dense"):
+        hub.files[f"{place}/pytorch_model.bin"] = f"a pickle of {place}".encode()
+    fetched = {"2_Dense/config.json", "2_Dense/model.safetensors"}
+    with resolve("org/tiny"):
+        assert {name for name in hub.fetched() if "Dense" in name} == fetched
+    with resolve("org/tiny", allow_pickle=True):
+        assert {name for name in hub.fetched() if "Dense" in name} == {*fetched, "3_Dense/pytorch_model.bin"}
+
+
 def test_python_files_come_only_when_they_are_trusted(hub: Hub) -> None:
     with resolve("org/tiny", trust_remote_code=True) as checkpoint:
         assert (checkpoint.path / "code.py").exists()
