@@ -149,8 +149,7 @@ def restricted(row: Floats, allowed: Bools | None, banned: Sequence[int]) -> Flo
     left[list(banned)] = False
     if not left.any():
         left[:] = True if allowed is None else allowed
-    closed = np.where(left, np.clip(row, _LOWEST, -_LOWEST), _NEVER)
-    return closed
+    return np.where(left, np.clip(row, _LOWEST, -_LOWEST), _NEVER)
 
 
 def _closed(row: Floats, allowed: Bools) -> Floats:
@@ -190,7 +189,8 @@ def proportions(row: Floats, temperature: float) -> Floats:
     """Probabilities of the logits `row` divided by `temperature`, as multiples of the largest, float32 [vocabulary]."""
     highest = row.max()
     if np.isinf(highest):
-        return (row == highest).astype(np.float32)
+        tops: Floats = (row == highest).astype(np.float32)
+        return tops
     with np.errstate(over="ignore"):  # a logit of -3e38 means "never" and may become minus infinity
         weights: Floats = row - highest
         weights /= np.float32(max(temperature, _COLDEST))
