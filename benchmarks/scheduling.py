@@ -1,9 +1,15 @@
 """Continuous against static batches, and how many deadlines hold under load: the real engine on a virtual clock.
 
 The session is a fake one that only lets time pass: seconds of a decode step by its rows, and of a prompt by its tokens, as
-measured for a model of a billion parameters in 4 bits on two cores. Nothing depends on the machine this runs on.
+measured for a model of a billion parameters in 4 bits on two cores. Nothing depends on the machine this runs on; `live_load.py`
+does the same with a real folder.
 
-usage: scheduling.py [REQUESTS]
+What words mean here. The saturation of a way of working is the highest rate at which its throughput still follows the
+arrivals: requests a second when all of them are there at once; beyond it the line grows for ever. Load is the rate of arrivals as
+a share of a saturation; arrivals are a Poisson process of which the number in the window is known, so that the load is what it
+says in every run. A request's unloaded latency is what it takes alone, with the machine to itself.
+
+usage: scheduling.py [REQUESTS] [SEEDS]      (1000 requests, seeds 1 to 5)
 """
 
 from __future__ import annotations
@@ -43,7 +49,7 @@ class Job:
         return prefill_seconds(self.prompt) + (self.answer - 1) * decode_seconds(1)
 
 
-def decode_seconds(rows: int, curve: Curve = DECODE) -> float:
+def decode_seconds(rows: float, curve: Curve = DECODE) -> float:
     """What a decode step takes."""
     return float(np.interp(rows, *curve))
 
@@ -60,8 +66,8 @@ def ragged(count: int, seed: int) -> list[Job]:
 
 
 def arriving(jobs: Sequence[Job], rate: float, seed: int) -> list[Job]:
-    """The same requests, coming at random (Poisson), `rate` a second."""
-    times = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, len(jobs)))
+    """The same requests at random times, `rate` a second: a Poisson process, given that so many came in the window."""
+    times = np.sort(np.random.default_rng(seed).uniform(0, len(jobs) / rate, len(jobs)))
     return [replace(job, arrives=float(time)) for job, time in zip(jobs, times, strict=True)]
 
 
@@ -175,16 +181,45 @@ def under_load(jobs: Sequence[Job], rate: float, seed: int) -> Outcome:
     return continuous(arriving(jobs, rate, seed), patience=PATIENCE)
 
 
+def keepable(jobs: Sequence[Job], slots: int = SLOTS, patience: float = PATIENCE) -> float:
+    """A rate, requests a second, beyond which no order of work keeps all deadlines, not even if requests came evenly.
+
+    By Little's law no more than rate x patience x unloaded latency are under way at once on average, and so many rows, all of
+    them decoded whenever no prompt is read, give so many tokens a second at most: the speed is concave in the rows.
+    """
+    unloaded, reading, answer = (
+        float(np.mean([function(job) for job in jobs]))
+        for function in (lambda j: j.unloaded, lambda j: prefill_seconds(j.prompt), lambda j: j.answer - 1)
+    )
+
+    def busy(rate: float) -> float:
+        decoding = 1 - rate * reading
+        rows = min(slots, rate * patience * unloaded / decoding)
+        return rate * (reading + answer * decode_seconds(rows) / rows) if rows >= 1 else 0.0
+
+    low, high = 0.0, 0.999 / reading
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if busy(middle) <= 1 else (low, middle)
+    return low
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The value that `share` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
 
 
-def main(count: int) -> None:
+SHARES = (0.6, 0.8, 0.9, 1.0, 1.2)
+"""Loads, of what saturates static batches; and of our own saturation."""
+OWN_SHARES = (0.6, 0.75, 0.9)
+
+
+def main(count: int, seeds: int) -> None:
     from measure import print_table
 
-    jobs = ragged(count, seed=1)
+    works = [ragged(count, seed) for seed in range(1, seeds + 1)]
+    jobs = works[0]
     ours, padded, shrinking = continuous(jobs), static(jobs), static(jobs, shrinking=True)
     names = (
         ("continuous", ours),
@@ -192,34 +227,44 @@ def main(count: int) -> None:
         ("static, answers that ended leave", shrinking),
     )
     print_table(
-        (f"{count} requests at once, {SLOTS} rows", "tok/s", "continuous is"),
+        (f"{count} requests at once, {SLOTS} rows", "tok/s", "requests/s: saturation", "continuous is"),
         [
-            (name, f"{o.tokens_per_second:.1f}", f"{ours.tokens_per_second / o.tokens_per_second:.2f}x")
+            (
+                name,
+                f"{o.tokens_per_second:.1f}",
+                f"{saturation(o, jobs):.3f}",
+                f"{ours.tokens_per_second / o.tokens_per_second:.2f}x",
+            )
             for name, o in names
         ],
     )
     own, others = saturation(ours, jobs), saturation(padded, jobs)
+    print(
+        f"\nbeyond {keepable(jobs) / own:.0%} of our own saturation no order of work keeps deadlines of {PATIENCE:g}x\n"
+    )
+    loads = sorted({round(share * others, 9) for share in SHARES} | {round(share * own, 9) for share in OWN_SHARES})
     lines = []
-    for share in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2):
-        loaded = under_load(jobs, share * others, seed=2)
+    for rate in loads:
+        runs = [under_load(work, rate, seed=100 + seed) for seed, work in enumerate(works)]
+        missed = [run.missed / count for run in runs]
+        waited = [seconds for run in runs for seconds in run.waited]
+        gaps = [seconds for run in runs for seconds in run.gaps]
         lines.append(
             (
-                f"{share:.0%}",
-                f"{share * others / own:.0%}",
-                f"{loaded.tokens_per_second:.1f}",
-                f"{loaded.missed / count:.2%}",
-                f"{percentile(loaded.waited, 0.5):.2f} / {percentile(loaded.waited, 0.95):.2f}",
-                f"{1000 * percentile(loaded.gaps, 0.5):.0f} / {1000 * percentile(loaded.gaps, 0.99):.0f} / "
-                f"{1000 * max(loaded.gaps):.0f}",
+                f"{rate / others:.0%}",
+                f"{rate / own:.0%}",
+                f"{np.mean([run.tokens_per_second for run in runs]):.1f}",
+                f"{np.mean(missed):.2%} ({min(missed):.1%} to {max(missed):.1%})",
+                f"{percentile(waited, 0.5):.2f} / {percentile(waited, 0.95):.2f}",
+                f"{1000 * percentile(gaps, 0.5):.0f} / {1000 * percentile(gaps, 0.99):.0f} / {1000 * max(gaps):.0f}",
             )
         )
-    print()
     print_table(
         (
             "load, of what saturates static batches",
             "of our own saturation",
             "tok/s",
-            f"deadline of {PATIENCE:g}x missed",
+            f"deadline of {PATIENCE:g}x missed, {seeds} seeds of {count}",
             "first token s: median / 95%",
             "gap ms: median / 99% / longest",
         ),
@@ -228,4 +273,4 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000, int(sys.argv[2]) if len(sys.argv) > 2 else 5)

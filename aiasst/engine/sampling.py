@@ -5,11 +5,11 @@ What changes logits comes first, what leaves tokens out after it:
     repetition penalty (Keskar et al. 2019, CTRL) → frequency and presence penalty, logit bias (OpenAI's definitions)
     → bans and the grammar → temperature → top-k → top-p (Holtzman et al. 2020) → min-p (Nguyen et al. 2024)
 
-The filters are those of Hugging Face transformers, in its order, each over what the one before has left, renormalised. One
-uniform number a token chooses among the rest, in the order of their ids, so that a request with a seed draws the same
-tokens alone and in a batch. Nothing sorts or partitions a whole vocabulary: what cannot be in is left out by a bound that one
-pass gives, and a border is looked for among the rest. Row by row, because a row fits into the cache of a core and a batch of
-rows does not. Rows that want none of it cost one argmax over the batch.
+The filters are those of Hugging Face transformers, in its order, each over what the one before has left, renormalised. A
+uniform number of the row's own generator chooses among the rest, in the order of their ids, so that a request with a seed draws
+the same tokens alone and in a batch. Nothing sorts or partitions a whole vocabulary: top-k and min-p leave out by a bound that
+one pass gives what cannot be in; top-p draws first and asks then whether the token is in (`draw_within`). Row by row, because
+a row fits into the cache of a core and a batch of rows does not. Rows that want none of it cost one argmax over the batch.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ LEAST_CHANCE = -9999.0
 _BLOCK = 512
 _COLUMNS = 2048
 """Parts of a row, of which each gives its largest value: as many of them as are wanted are a lower bound for the row's."""
-_MANY = 4096
-"""Values that are sorted as they are."""
-_PROBES = 1024
-"""Values that tell about where a border lies among more of them, and how far from it the answer may be, in probes."""
-_ASTRAY = 48
+_FEW = 16
+"""Where a grammar allows less than one of so many tokens, they are picked out."""
+_GLANCE = 4
+"""One of so many weights is looked at before all are."""
 _NEVER = np.float32(-np.inf)
+_NEVER_BITS = _NEVER.view(np.int32)
 _LOWEST = np.finfo(np.float32).min
 _COLDEST = 1e-6
 """Below this temperature float32 logits tell nothing more."""
@@ -55,7 +55,7 @@ class Row(Protocol):
     sampling: Sampling
     prompt_length: int
     generator: np.random.Generator
-    """A row that is not greedy draws one number a token from it."""
+    """A row that is not greedy draws a number a token from it; with top-p another one for each that fell on what is outside."""
     guide: Guide | None
 
     @property
@@ -100,12 +100,16 @@ def _choose(scores: Floats, row: Row) -> int:
         scores = discourage(scores, answer, setting.frequency_penalty, setting.presence_penalty)
     if setting.logit_bias:
         scores = biased(scores, setting.logit_bias)
+    ids, allowed = None, None if row.guide is None else row.guide.allowed
     banned = [token for token, bias in setting.logit_bias.items() if bias <= BAN]
+    if allowed is not None and _FEW * np.count_nonzero(allowed) < len(allowed):
+        # Where a grammar leaves little, as between the values of a JSON object, nothing else is worth a look.
+        ids, allowed = np.flatnonzero(allowed), None
+        scores, banned = scores.take(ids), np.flatnonzero(np.isin(ids, banned)).tolist()
     if banned or row.guide is not None:
-        scores = restricted(scores, None if row.guide is None else row.guide.allowed, banned)
-    if setting.temperature == 0:
-        return int(scores.argmax())
-    return draw(*filtered(scores, setting), row.generator.random())
+        scores = restricted(scores, allowed, banned)
+    index = int(scores.argmax()) if setting.temperature == 0 else drawn(scores, setting, row.generator)
+    return index if ids is None else int(ids[index])
 
 
 def penalise(row: Floats, seen: Ids, penalty: float) -> Floats:
@@ -136,7 +140,7 @@ def restricted(row: Floats, allowed: Bools | None, banned: Sequence[int]) -> Flo
 
     Where nothing is left, the bans fall: a grammar that goes on with banned tokens only goes on with them.
     """
-    closed: Floats = row.copy() if allowed is None else np.where(allowed, row, _NEVER)
+    closed = row.copy() if allowed is None else _closed(row, allowed)
     closed[list(banned)] = _NEVER
     if np.isfinite(closed.max()):
         return closed
@@ -145,50 +149,52 @@ def restricted(row: Floats, allowed: Bools | None, banned: Sequence[int]) -> Flo
     left[list(banned)] = False
     if not left.any():
         left[:] = True if allowed is None else allowed
-    np.copyto(closed, np.clip(row, _LOWEST, -_LOWEST), where=left)
+    return np.where(left, np.clip(row, _LOWEST, -_LOWEST), _NEVER)
+
+
+def _closed(row: Floats, allowed: Bools) -> Floats:
+    """A copy of `row` with minus infinity for what is not allowed; without a branch a token, of which a mixed mask is full."""
+    penalty = allowed.view(np.int8).astype(np.int32)
+    penalty -= 1
+    penalty &= _NEVER_BITS  # the bits of 0.0 or of minus infinity
+    with np.errstate(invalid="ignore"):  # what was infinite becomes NaN, which the caller looks for
+        closed: Floats = row + penalty.view(np.float32)
     return closed
 
 
-def filtered(row: Floats, setting: Sampling) -> tuple[Ids, Floats]:
-    """The tokens that the filters leave, and weights in the proportions of their probabilities.
+def drawn(row: Floats, setting: Sampling, generator: np.random.Generator) -> int:
+    """A token, at random among those that the filters leave.
 
     Args:
-        row: float32 [vocabulary], logits.
+        row: float32 [vocabulary], logits, none of them NaN.
         setting: temperature above 0.
-
-    Returns:
-        ids int64 [kept], ascending, and weights float32 [kept].
+        generator: gives a number, and with top-p another one for each that fell on a token outside.
     """
-    ids, chosen = _all(len(row)), row
-    if setting.top_k:
-        ids = largest(row, setting.top_k)
-        chosen = row[ids]
-    elif setting.top_p == 1 and setting.min_p > 0:
-        ids = _near(row, setting)
-        chosen = row[ids]
-    if setting.top_p == 1 and setting.min_p == 0:  # a draw needs proportions only
-        return ids, _proportions(chosen, setting.temperature)
-    weights = softmax(chosen, setting.temperature)
-    if setting.top_p < 1:
-        kept = nucleus(weights, setting.top_p)
-        ids, weights = ids.take(kept), weights.take(kept)
-    if setting.min_p > 0:
-        kept = np.flatnonzero(weights >= np.float32(setting.min_p) * weights.max())
-        ids, weights = ids[kept], weights[kept]
-    return ids, weights
+    ids = _left(row, setting)
+    weights = proportions(row if ids is None else row.take(ids), setting.temperature)
+    index = draw_within(weights, setting.top_p, generator, setting.min_p)
+    return index if ids is None else int(ids[index])
 
 
-def candidates(row: Floats, setting: Sampling) -> tuple[Ids, Doubles]:
-    """The tokens that the filters leave and their probabilities, float64 [kept], which add up to one; see `filtered`."""
-    ids, weights = filtered(row, setting)
-    exact = weights.astype(np.float64)
-    return ids, exact / exact.sum()
+def _left(row: Floats, setting: Sampling) -> Ids | None:
+    """Ids, ascending, that top-k leaves, or, where it is the only filter, all that min-p may; None: all."""
+    if 0 < setting.top_k < len(row):
+        return largest(row, setting.top_k)
+    if setting.top_p == 1 and setting.min_p > 0:
+        return _near(row, setting)
+    return None
 
 
-def softmax(row: Floats, temperature: float) -> Floats:
-    """Probabilities of the logits `row` divided by `temperature`, float32 [vocabulary]."""
-    weights = _proportions(row, temperature)
-    weights /= weights.sum(dtype=np.float64).astype(np.float32)
+def proportions(row: Floats, temperature: float) -> Floats:
+    """Probabilities of the logits `row` divided by `temperature`, as multiples of the largest, float32 [vocabulary]."""
+    highest = row.max()
+    if np.isinf(highest):
+        tops: Floats = (row == highest).astype(np.float32)
+        return tops
+    with np.errstate(over="ignore"):  # a logit of -3e38 means "never" and may become minus infinity
+        weights: Floats = row - highest
+        weights /= np.float32(max(temperature, _COLDEST))
+    np.exp(weights, out=weights)
     return weights
 
 
@@ -198,15 +204,6 @@ def _near(row: Floats, setting: Sampling) -> Ids:
     # A little further than the border, because the border itself is that of rounded probabilities.
     below = temperature * (math.log(1 / setting.min_p) + 1e-3) + 1e-6 * abs(highest)
     return np.flatnonzero(row >= np.float32(highest - below))
-
-
-def _proportions(row: Floats, temperature: float) -> Floats:
-    """Probabilities as multiples of the largest."""
-    with np.errstate(over="ignore"):  # a logit of -3e38 means "never" and may become minus infinity
-        weights: Floats = row - row.max()
-        weights /= np.float32(max(temperature, _COLDEST))
-    np.exp(weights, out=weights)
-    return weights
 
 
 def largest(values: Floats, count: int) -> Ids:
@@ -224,57 +221,69 @@ def largest(values: Floats, count: int) -> Ids:
     return kept
 
 
-def nucleus(probabilities: Floats, mass: float) -> Ids:
-    """Indices, ascending, of the smallest set of most likely tokens whose probabilities reach `mass`; at least one."""
-    # Tokens below (1 - mass) / n add up to less than 1 - mass, so that the others reach the mass without them.
-    enough = probabilities >= np.float32((1 - mass) / len(probabilities))
-    # Where most are likely enough, to copy them costs more than to look at all.
-    likely = probabilities if 2 * np.count_nonzero(enough) > len(enough) else probabilities.compress(enough)
-    sure, missing = 0, mass
-    while len(likely) > _MANY:
-        # What lies above the border for certain is counted, what lies below is left: a few hundred are looked at more closely.
-        low, high = _around(likely, missing)
-        above = likely > high
-        reached, larger = float((likely * above).sum(dtype=np.float64)), int(np.count_nonzero(above))
-        between = likely.compress((likely >= low) ^ above)
-        held = float(between.sum(dtype=np.float64))
-        before = len(likely)
-        if reached >= missing:
-            likely = likely.compress(above)
-        elif reached + held >= missing or larger + len(between) == before:
-            sure, missing, likely = sure + larger, missing - reached, between
-        else:
-            sure, missing = sure + larger + len(between), missing - reached - held
-            likely = likely.compress(likely < low)
-        if 8 * len(likely) > 7 * before:  # many equal ones: nothing tells them apart
-            break
-    descending = np.sort(likely)[::-1]
-    count = min(int(np.searchsorted(np.cumsum(descending.astype(np.float64)), missing)) + 1, len(descending))
-    return _above(probabilities, descending[count - 1], sure + count)
+def draw_within(weights: Floats, mass: float, generator: np.random.Generator, least: float = 0.0) -> int:
+    """An index, at random by the `weights`, of the nucleus: the smallest set of the heaviest whose weights make up `mass` of all.
+
+    Nobody looks for the border of the nucleus. A draw from all of them is inside unless those that go before it, the heavier ones
+    and of equal ones the earlier, reach the mass without it; if they do, another is drawn from those alone, which hold the nucleus
+    still. That is rejection sampling (von Neumann 1951): what is kept is drawn in the proportions of the weights, after
+    1 / mass draws on average at most.
+
+    Args:
+        weights: float32 [tokens], not negative, the largest is 1.
+        mass: above 0; 1 keeps all.
+        generator: gives a number for each draw.
+        least: lighter ones are left out besides; they count as part of all.
+    """
+    sums = block_sums(weights)
+    total = float(sums.sum())
+    wanted = mass * total
+    if least > 0:
+        weights = weights * (weights >= np.float32(least))
+        sums = block_sums(weights)
+    while True:
+        index = index_at(weights, sums, generator.random())
+        if mass == 1 or _behind(weights, index) > total - wanted:
+            return index
+        before = _before(weights, index)
+        sums = block_sums(before)
+        if sums.sum() < wanted:
+            return index
+        weights = before
 
 
-def _around(values: Floats, mass: float) -> tuple[np.float32, np.float32]:
-    """Two of many `values` between which, as some of them tell, lies the last that is needed when the largest make up `mass`."""
-    probes = np.sort(values[:: len(values) // _PROBES])[::-1]
-    reached = np.cumsum(probes, dtype=np.float64)
-    at = int(np.searchsorted(reached, mass / float(values.sum(dtype=np.float64)) * reached[-1]))
-    return probes[min(at + _ASTRAY, len(probes) - 1)], probes[max(at - _ASTRAY, 0)]
+def _before(weights: Floats, index: int) -> Floats:
+    """The weights that are heavier than the one at `index`, or as heavy and earlier; 0 for the others."""
+    weight = weights[index]
+    before: Floats = weights * (weights > weight)
+    before[np.flatnonzero(weights[:index] == weight)] = weight
+    return before
 
 
-def draw(ids: Ids, weights: Floats | Doubles, uniform: float) -> int:
-    """The token at `uniform` (in [0, 1)) of the cumulated `weights`."""
-    # In two levels, because a running sum over a whole vocabulary takes ten times as long as a sum.
-    exact = weights.astype(np.float64)
-    reached = np.cumsum(np.add.reduceat(exact, np.arange(0, len(exact), _BLOCK)))
+def _behind(weights: Floats, index: int) -> float:
+    """A part of what the weight at `index` and those that go after it make up, from a look at some: often it is enough."""
+    weight = weights[index]
+    some = weights[: len(weights) // _GLANCE]
+    return float(weight) + float((some * (some < weight)).sum())
+
+
+def block_sums(weights: Floats) -> Doubles:
+    """What each _BLOCK of `weights` adds up to: a running sum over a whole vocabulary takes ten times as long."""
+    return np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK)).astype(np.float64)
+
+
+def index_at(weights: Floats, sums: Doubles, uniform: float) -> int:
+    """Where the cumulated `weights` (float32, some above 0) reach `uniform` (in [0, 1)) of all; `sums` are their `block_sums`."""
+    reached = np.cumsum(sums)
     target = uniform * reached[-1]
     # Rounding may carry the number to the very end: it means the last block in which something is possible.
     last = int(np.searchsorted(reached, reached[-1]))
     block = min(int(np.searchsorted(reached, target, side="right")), last)
-    inside = exact[block * _BLOCK : (block + 1) * _BLOCK]
+    inside = weights[block * _BLOCK : (block + 1) * _BLOCK].astype(np.float64)
     left = target - (reached[block - 1] if block else 0.0)
     # And likewise past a block's end.
     at = min(int(np.searchsorted(np.cumsum(inside), left, side="right")), int(np.flatnonzero(inside)[-1]))
-    return int(ids[block * _BLOCK + at])
+    return block * _BLOCK + at
 
 
 def chances(row: Floats, token: int, count: int) -> TokenChances:

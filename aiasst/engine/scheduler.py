@@ -17,6 +17,8 @@ says which two rows to exchange; the caller does it. Four rules, all of them ove
                inter-token latency, and gives no fewer tokens a second than fewer rows. Beyond that a prompt waits; and
                for the second step of a number of rows that is new, so that the curve is known as far as it was climbed.
     deadlines  a request past its deadline is `expired`, wherever it is; one whose prompt cannot be read in time is `too_late`.
+               The first in line begins that can still keep its own and costs no answer under way a deadline that would hold,
+               at what steps take with one row more for as long as that answer lasts. Who has waited for AGING is not held back.
 """
 
 from __future__ import annotations
