@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
@@ -31,6 +32,9 @@ def answering(
             return await call(_read(data, read), context)
         except Refusal as refusal:
             await abort(context, refusal)
+        except grpc.aio.InternalError:
+            # A write failed: the client has gone, and gRPC has not cancelled us yet. Nobody hears an answer.
+            raise asyncio.CancelledError from None
 
     return answered
 
