@@ -21,8 +21,6 @@ LOOK_SECONDS = 0.5
 MOST_WATCHING = 64
 """Each holds a call open, and nobody knows who it is."""
 
-Status = pb.HealthCheckResponse.ServingStatus
-
 
 class Health:
     """The calls of `grpc.health.v1.Health`, by their names; each may raise a Refusal."""
@@ -51,7 +49,7 @@ class Health:
             raise Refusal("overloaded", f"{MOST_WATCHING} watch already", "ask with Check", retry_after=LOOK_SECONDS)
         self._watching += 1
         try:
-            told: Status | None = None
+            told: int | None = None
             while True:
                 # Before the status is looked at, which is the last one then.
                 ended = self._ended.is_set()
@@ -69,8 +67,10 @@ class Health:
         """All services are down from now on; who watches is told, and has no more to wait for."""
         self._ended.set()
 
-    def _status(self, name: str) -> Status:
+    def _status(self, name: str) -> int:
+        """A value of HealthCheckResponse.ServingStatus."""
+        statuses = pb.HealthCheckResponse.ServingStatus
         if name not in self._names:
-            return pb.HealthCheckResponse.SERVICE_UNKNOWN
+            return int(statuses.SERVICE_UNKNOWN)
         serving = self._service.accepting and self._service.ready and not self._ended.is_set()
-        return pb.HealthCheckResponse.SERVING if serving else pb.HealthCheckResponse.NOT_SERVING
+        return int(statuses.SERVING if serving else statuses.NOT_SERVING)

@@ -41,11 +41,12 @@ def answering(
 
 def _read(data: bytes, kind: type[_Request]) -> _Request:
     try:
-        return kind.FromString(data)
+        message: _Request = kind.FromString(data)
     except DecodeError:
         # Left to gRPC, it would be a fault of ours, with a traceback in the log.
         name = kind.DESCRIPTOR.full_name
         raise Refusal("invalid", f"the bytes are no message {name}", "write them with the service's .proto") from None
+    return message
 
 
 async def abort(context: grpc.aio.ServicerContext, refusal: Refusal) -> NoReturn:
