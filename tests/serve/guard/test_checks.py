@@ -13,7 +13,7 @@ import pytest
 from aiasst.errors import UsageError
 from aiasst.serve.guard import check
 from aiasst.serve.settings import Limits, ServeSettings, Tls
-from tests.serve.guard.served import PATIENCE, head, read_answer, served
+from tests.serve.guard.served import PATIENCE, Served, head, read_answer, served
 
 FILES = Path(__file__).parent / "tls"
 KEY = "k" * 20
@@ -91,6 +91,12 @@ def test_files_that_do_not_fit(tls: Tls, tmp_path: Path) -> None:
     for files, message in wrong:
         with pytest.raises(UsageError, match=message):
             check(ServeSettings(tls=files))
+
+
+def safely(server: Served, tls: Tls) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=str(tls.certificate))
+    plain = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
+    return context.wrap_socket(plain, server_hostname="localhost")
 
 
 def test_tls_of_today_and_nothing_older(tls: Tls) -> None:
