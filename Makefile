@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := demo
 
-.PHONY: help demo test check fix bench story wheel clean
+.PHONY: help demo test check fix bench story proto wheel clean
 help:
 	@echo "make demo   convert, quantize and profile, then let the small story model answer (about three minutes, installation included)"
 	@echo "make test   run the tests"
@@ -12,6 +12,7 @@ help:
 	@echo "make fix    format and mend what ruff can mend"
 	@echo "make bench  accuracy and speed tables (benchmarks/)"
 	@echo "make story  build the shipped story model folder anew from its checkpoint"
+	@echo "make proto  write the gRPC messages anew from aiasst/serve/rpc/aiasst.proto"
 	@echo "make wheel  build the wheel into dist/"
 	@echo "make clean  remove everything that was built"
 
@@ -54,6 +55,10 @@ fix: $(VENV)/.installed
 story: $(VENV)/.installed
 	$(BIN)/aiasst convert checkpoints/story-7m -o build/story --force
 	$(BIN)/aiasst quantize build/story --recipe int8 -o checkpoints/story-7m-int8 --force
+
+# The same compiler gives the same bytes (tests/serve/rpc/test_generated.py).
+proto: $(VENV)/.installed
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. aiasst/serve/rpc/aiasst.proto
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/startup.py

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from aiasst.cli import advise, bench, chat, convert, eval, inspect, output, profile, quantize, run, search
+from aiasst.cli import advise, bench, chat, convert, eval, inspect, output, profile, quantize, run, search, serve
 from aiasst.errors import AiasstError
 from aiasst.version import __version__
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (advise, convert, quantize, profile, run, chat, search, eval, bench, inspect):
+for module in (advise, convert, quantize, profile, run, chat, serve, search, eval, bench, inspect):
     app.command(epilog=module.EXAMPLES)(module.command)
 
 

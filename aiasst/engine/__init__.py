@@ -12,6 +12,7 @@ sampling.py   logits → the next token
 pacing.py     readings and time in, pauses out: limits of temperature and power
 limits.py     the device config's limits → a pacer on this machine's sensors
 constrain.py  a schema, a regular expression or a grammar → the tokens that may come next
+fields.py     requests and answers in the keys of JSON
 
 encode.py     Encoder: texts in, vectors, labels, fills or relevance out, by the folder's task
 batching.py   which texts run together

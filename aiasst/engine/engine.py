@@ -103,6 +103,10 @@ class EngineStats:
     """What it may take; None: no limit was set."""
     paced_seconds: float
     """Pauses that kept a limit of temperature or power."""
+    decode_steps: int = 0
+    """Runs that went on with answers under way; the decoded tokens by these are what such a run gives."""
+    active_tokens: int = 0
+    """Tokens of requests under way whose keys and values are in the cache; it has room for slots times capacity."""
 
 
 class _Sequence:
@@ -189,7 +193,7 @@ class Engine:
         self._clock = clock
         self._pacer = pacer
         self._on_phase = on_phase
-        self._steps = 0
+        self._steps = self._decode_steps = 0
         self._process = psutil.Process()
         self._prefill_tokens = self._cached_tokens = self._decoded_tokens = 0
         self._prefill_seconds = self._decode_seconds = 0.0
@@ -236,6 +240,9 @@ class Engine:
             resident_bytes=self._process.memory_info().rss,
             ceiling_bytes=self._ceiling_bytes,
             paced_seconds=0.0 if self._pacer is None else self._pacer.paced_seconds,
+            decode_steps=self._decode_steps,
+            # A tuple: whoever asks may be another thread than the one that steps.
+            active_tokens=sum(sequence.resident.cached for sequence in tuple(self._sequences.values())),
         )
 
     def decode_steps(self, samples: int) -> list[tuple[int, float]]:
@@ -307,6 +314,7 @@ class Engine:
             self._prefill(work)
             self._scheduler.costs.read(work.count, self._clock() - began)
         elif isinstance(work, Decode):
+            self._decode_steps += 1
             draft = self._draft(work)
             if draft:
                 self._verify(self._sequences[work.request_ids[0]], draft)

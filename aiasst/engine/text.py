@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from aiasst.artifacts.device import DeviceConfig
 from aiasst.artifacts.model_folder import ModelFolder
@@ -14,7 +15,7 @@ from aiasst.engine.constrain import Constrainer, Constraint
 from aiasst.engine.engine import Engine
 from aiasst.engine.forms import forms_in_words, open_decoder
 from aiasst.engine.limits import pacer_for
-from aiasst.engine.requests import Event, Finished, Request, Sampling, TokenChances
+from aiasst.engine.requests import Event, Finished, Guide, Request, Sampling, TokenChances
 from aiasst.engine.stop import StopFilter
 from aiasst.errors import PromptError
 from aiasst.tokenizer import Detokenizer, Message, Tokenizer
@@ -28,7 +29,8 @@ class TextRequest:
     """A prompt to continue, or messages to answer with the chat template: exactly one of the two."""
 
     id: str
-    prompt: str | None
+    prompt: str | tuple[int, ...] | None
+    """A text, or ids of the model's own tokenizer."""
     messages: tuple[Message, ...] | None
     sampling: Sampling
     stop: tuple[str, ...] = ()
@@ -38,6 +40,17 @@ class TextRequest:
     priority: int = 0
     deadline_seconds: float | None = None
     """Both as in `requests.Request`."""
+    template: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What the chat template is told beside the messages: tools, and switches of its own."""
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A request in ids, with what holds its answer to its constraint: for one `submit`."""
+
+    request: TextRequest
+    ids: tuple[int, ...]
+    guide: Guide | None
 
 
 @dataclass(frozen=True)
@@ -186,7 +199,9 @@ class TextEngine:
                 raise PromptError(
                     "this model has no chat template, so it cannot answer messages", "give a prompt to continue instead"
                 )
-            ids = self.tokenizer.encode_chat(request.messages)
+            ids = self.tokenizer.encode_chat(request.messages, variables=request.template)
+        elif isinstance(request.prompt, tuple):
+            ids = list(request.prompt)
         else:
             ids = self.tokenizer.encode(request.prompt or "")
         if not ids and self.tokenizer.bos_id is not None:
@@ -203,26 +218,35 @@ class TextEngine:
         """
         self._constrainer.guide(constraint)
 
-    def submit(self, request: TextRequest) -> None:
+    def prepare(self, request: TextRequest) -> PreparedRequest:
+        """What of `submit` takes time with a long prompt or a large schema; may run in another thread, one at a time.
+
+        Raises:
+            PromptError: see `encode` and `check`.
+        """
+        guide = None if request.constraint is None else self._constrainer.guide(request.constraint)
+        return PreparedRequest(request, tuple(self.encode(request)), guide)
+
+    def submit(self, request: TextRequest | PreparedRequest) -> None:
         """Put a request in line. Its id must not be that of a request still under way.
 
         Raises:
-            PromptError: see `encode` and `check`; or the prompt is longer than the context, with the numbers.
+            PromptError: see `prepare`; or the prompt is longer than the context, with the numbers.
         """
-        ids = self.encode(request)
-        guide = None if request.constraint is None else self._constrainer.guide(request.constraint)
+        prepared = request if isinstance(request, PreparedRequest) else self.prepare(request)
+        asked, ids = prepared.request, prepared.ids
         self.engine.submit(
             Request(
-                request.id,
-                tuple(ids),
-                request.sampling,
+                asked.id,
+                ids,
+                asked.sampling,
                 self._stop_ids,
-                guide=guide,
-                priority=request.priority,
-                deadline_seconds=request.deadline_seconds,
+                guide=prepared.guide,
+                priority=asked.priority,
+                deadline_seconds=asked.deadline_seconds,
             )
         )
-        self._answers[request.id] = _Answer(self.tokenizer.detokenizer(), StopFilter(request.stop), len(ids))
+        self._answers[asked.id] = _Answer(self.tokenizer.detokenizer(), StopFilter(asked.stop), len(ids))
 
     def cancel(self, request_id: str) -> None:
         """End an answer now; its last event says "cancelled". Nothing happens when it has ended already."""

@@ -22,6 +22,7 @@ from typing import Literal
 
 from aiasst.artifacts.document import Document
 from aiasst.artifacts.lock import try_lock
+from aiasst.engine.fields import TokenReportFields, UsageFields
 from aiasst.errors import ArtifactError, ResourceError
 from aiasst.run.job import Job, read_job
 
@@ -29,28 +30,6 @@ SYNC_SECONDS = 1.0
 """A power cut costs the answers of this long at most (a killed process costs none); syncing each would cost more than it saves."""
 
 _RW = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-
-
-class UsageFields(Document):
-    """Tokens of one answer."""
-
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-
-
-class TokenFields(Document):
-    """A token and the natural logarithm of the probability that the model gave it."""
-
-    id: int
-    text: str
-    logprob: float
-
-
-class TokenReportFields(TokenFields):
-    """A token of the answer, and the likeliest ones at its place."""
-
-    top: tuple[TokenFields, ...]
 
 
 class ErrorFields(Document):

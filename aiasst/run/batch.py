@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-from aiasst.engine.text import TextEvent, TextRequest, TokenReport, TokenText
+from aiasst.engine.fields import TokenReportFields, UsageFields
+from aiasst.engine.text import TextEvent, TextRequest, TokenReport
 from aiasst.errors import AiasstError, ArtifactError, PromptError
 from aiasst.progress import Progress, ProgressFn, silent
-from aiasst.run.answers import Answer, ErrorFields, TokenFields, TokenReportFields, UsageFields
+from aiasst.run.answers import Answer, ErrorFields
 from aiasst.run.prompts import BadRow, Row
 
 REPORT_SECONDS = 0.2
@@ -152,22 +153,9 @@ def _answer(entry: _Open, last: TextEvent) -> Answer:
         line=entry.row.line,
         text="".join(entry.pieces),
         finish_reason=last.finished,
-        usage=None
-        if usage is None
-        else UsageFields(
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            completion_tokens=usage.completion_tokens,
-        ),
+        usage=None if usage is None else UsageFields.of(usage),
         seed=entry.row.request.sampling.seed,
-        logprobs=None if entry.row.request.sampling.logprobs is None else tuple(map(_report, entry.reports)),
+        logprobs=None
+        if entry.row.request.sampling.logprobs is None
+        else tuple(map(TokenReportFields.of, entry.reports)),
     )
-
-
-def _report(report: TokenReport) -> TokenReportFields:
-    top = tuple(TokenFields(**_token(token)) for token in report.likeliest)
-    return TokenReportFields(**_token(report.chosen), top=top)
-
-
-def _token(token: TokenText) -> dict[str, Any]:
-    return {"id": token.id, "text": token.text, "logprob": round(token.logprob, 6)}

@@ -11,22 +11,19 @@ go on.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NoReturn
+from typing import Annotated, Any, BinaryIO
 
-from pydantic import ConfigDict, Field, StrictInt, StrictStr
+from pydantic import Field, StrictInt, StrictStr
 
-from aiasst.artifacts.document import Document
 from aiasst.artifacts.model_folder import disk_errors
-from aiasst.engine.constrain import Constraint, Kind
+from aiasst.engine.fields import MessageFields, ParameterFields, json_object
 from aiasst.engine.requests import Sampling
 from aiasst.engine.text import TextRequest
 from aiasst.errors import ArtifactError, PromptError
@@ -34,7 +31,6 @@ from aiasst.tokenizer import Message
 
 _ROW_HINT = 'a row is one line: {"id": "a", "prompt": "..."} or {"id": "a", "messages": [...]}'
 _PIECE = 1 << 20
-_SAMPLING = {entry.name for entry in dataclasses.fields(Sampling)}
 
 RowId = str | int
 
@@ -59,36 +55,12 @@ class BadRow:
     error: PromptError
 
 
-class _MessageFields(Document):
-    model_config = ConfigDict(strict=True)
-
-    role: str
-    content: str
-
-
-class _RowFields(Document):
-    """The keys of a row; nothing is converted ("1" is no number)."""
-
-    model_config = ConfigDict(strict=True)
+class _RowFields(ParameterFields):
+    """The keys of a row."""
 
     id: StrictStr | StrictInt | None = None
     prompt: str | None = None
-    messages: Annotated[tuple[_MessageFields, ...] | None, Field(strict=False)] = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[Annotated[int, Field(strict=False)], float] | None = None
-    logprobs: int | None = None
-    seed: int | None = None
-    stop: str | Annotated[tuple[StrictStr, ...], Field(strict=False)] | None = None
-    json_schema: dict[str, Any] | bool | None = None
-    regex: str | None = None
-    grammar: str | None = None
+    messages: Annotated[tuple[MessageFields, ...] | None, Field(strict=False)] = None
 
 
 @dataclass(frozen=True)
@@ -193,34 +165,14 @@ class RowReader:
     def _request(self, line: int, row_id: RowId, fields: _RowFields) -> TextRequest:
         if (fields.prompt is None) == (fields.messages is None):
             raise PromptError(f"line {line}: a row has either 'prompt' or 'messages'", _ROW_HINT)
-        given = fields.model_dump(exclude_none=True, include=_SAMPLING)
-        stop = (fields.stop,) if isinstance(fields.stop, str) else fields.stop
         return TextRequest(
             id=str(line),
             prompt=fields.prompt,
             messages=None if fields.messages is None else tuple(Message(m.role, m.content) for m in fields.messages),
-            sampling=replace(self._defaults, **{"seed": row_seed(self._seed, row_id), **given}),
-            stop=self._stop if stop is None else stop,
-            constraint=_constraint(line, fields),
+            sampling=fields.sampling(replace(self._defaults, seed=row_seed(self._seed, row_id))),
+            stop=fields.stops(self._stop),
+            constraint=fields.constraint(f"line {line}: a row"),
         )
-
-
-def _constraint(line: int, fields: _RowFields) -> Constraint | None:
-    kinds: tuple[Kind, ...] = ("json_schema", "regex", "grammar")
-    given = [kind for kind in kinds if getattr(fields, kind) is not None]
-    if len(given) > 1:
-        raise PromptError(
-            f"line {line}: a row has one of {_listed(kinds)}, not {_listed(given)}", "leave all but one out"
-        )
-    if not given:
-        return None
-    value = getattr(fields, given[0])
-    # Keys stay in their order: it is the order of the answer's.
-    return Constraint(given[0], value if isinstance(value, str) else json.dumps(value))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(f"'{name}'" for name in names)
 
 
 def row_seed(seed: int, row_id: RowId) -> int:
@@ -239,24 +191,7 @@ def parse_line(line: int, text: bytes, hint: str = _ROW_HINT) -> dict[str, Any]:
     Raises:
         PromptError: it is no JSON object, or holds text that is no Unicode (half a surrogate pair).
     """
-    try:
-        data = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
-        # A lone surrogate can be written in JSON, but neither tokenized nor stored.
-        json.dumps(data, ensure_ascii=False).encode("utf-8")
-    except UnicodeError:
-        raise PromptError(f"line {line} is not UTF-8 text", hint) from None
-    except RecursionError:
-        raise PromptError(f"line {line} is nested too deeply", hint) from None
-    except ValueError as error:
-        where = f" at column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else f": {error}"
-        raise PromptError(f"line {line} is not valid JSON{where}", hint) from None
-    if not isinstance(data, dict):
-        raise PromptError(f"line {line} is no JSON object", hint)
-    return data
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    return json_object(text, f"line {line}", hint)
 
 
 def id_in(data: dict[str, Any], line: int) -> RowId:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aiasst.engine.engine import EngineStats
+from aiasst.engine.requests import Sampling
 from aiasst.engine.text import TextEvent, TextRequest
 
 Kind = Literal["text-generation", "encoder"]
@@ -71,8 +72,16 @@ class Service(Protocol):
             Refusal: "not_found".
         """
 
+    def defaults(self, model: str) -> Sampling:
+        """What the model's checkpoint recommends where a request says nothing.
+
+        Raises:
+            Refusal: "not_found".
+        """
+
     def generate(self, model: str, request: TextRequest, caller: Caller) -> AsyncGenerator[TextEvent, None]:
-        """Pieces of the answer as they come; the last has `finished` and `usage`.
+        """Pieces of the answer as they come; the first is empty and says that the engine took the request, the last has
+        `finished` and `usage`.
 
         Closing the generator early (`aclose`, or its task is cancelled) ends the work within one step of the engine.
         The id of `request` is the protocol's and need not differ from others'. Messages may carry what the chat template
@@ -82,8 +91,8 @@ class Service(Protocol):
             Refusal: see `refusals.Reason`.
         """
 
-    async def embed(self, model: str, texts: Sequence[str], caller: Caller) -> Vectors:
-        """One vector for each text.
+    async def embed(self, model: str, texts: Sequence[str | tuple[int, ...]], caller: Caller) -> Vectors:
+        """One vector for each text, or for each text in ids of the model's own tokenizer.
 
         Raises:
             Refusal: see `refusals.Reason`.

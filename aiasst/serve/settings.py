@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Limits:
     """Of requests that name none; None: none."""
     most_utilization: float = 0.85
     """Above it new work waits or goes to a peer."""
-    idle_unload_seconds: float = 900.0
-    """A model that was not asked for so long may be unloaded when another needs its memory."""
+    idle_unload_seconds: float = 5.0
+    """A model that was not asked for so long may be unloaded when another needs its memory; it is loaded again on demand."""
     stop_seconds: float = 30.0
     """Requests under way may go on so long once a stop was asked for; then they are told."""
 
@@ -38,6 +39,22 @@ class Tls:
 
     certificate: Path
     key: Path
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """Where the log goes and how it reads."""
+
+    format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object a line."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Requests are told at "info"."""
+    file: Path | None = None
+    """None: standard error, which systemd and containers keep and rotate."""
+    most_bytes: int = 64 * 2**20
+    """Of a file; then it is renamed to FILE.1 and a new one is begun."""
+    kept: int = 5
+    """Renamed files that are kept; 0: the file is only renamed away by others (logrotate)."""
 
 
 @dataclass(frozen=True)
@@ -61,4 +78,6 @@ class ServeSettings:
     open_metrics: bool = False
     """/metrics asks for no key although the rest does."""
     log_prompts: bool = False
+    """Prompts and answers are in the log; nobody's are by default."""
+    logs: LogSettings = LogSettings()
     limits: Limits = Limits()

@@ -29,3 +29,25 @@ class Watch(Protocol):
 
     def refused(self, model: str, caller: str, reason: Reason) -> None:
         """A request was not served."""
+
+
+class Unwatched:
+    """The watch of those who do not count."""
+
+    def began(self, model: str, caller: str) -> None:
+        """Nothing."""
+
+    def first_token(self, model: str, seconds: float) -> None:
+        """Nothing."""
+
+    def next_token(self, model: str, seconds: float) -> None:
+        """Nothing."""
+
+    def ended(self, model: str, caller: str, finished: Finished | None, usage: Usage | None, seconds: float) -> None:
+        """Nothing."""
+
+    def embedded(self, model: str, caller: str, texts: int, tokens: int, seconds: float) -> None:
+        """Nothing."""
+
+    def refused(self, model: str, caller: str, reason: Reason) -> None:
+        """Nothing."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from aiasst.artifacts.document import read_json, read_text
@@ -20,8 +22,9 @@ from aiasst.tokenizer.detokenizer import Detokenizer
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["ChatTemplate", "Detokenizer", "Message", "Tokenizer"]
+__all__ = ["ChatTemplate", "Detokenizer", "Message", "Tokenizer", "has_chat_template"]
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _HINT = "use the folder of a model that generates text, with its tokenizer.json"
 
 
@@ -67,6 +70,10 @@ class Tokenizer:
 
     def detokenizer(self) -> Detokenizer:
         """A decoder for one stream of ids."""
+        return self._first_detokenizer.fresh()
+
+    @cached_property
+    def _first_detokenizer(self) -> Detokenizer:
         return Detokenizer(self.backend)
 
     @property
@@ -74,8 +81,14 @@ class Tokenizer:
         """Whether messages can be rendered."""
         return self.template is not None
 
-    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """`messages` as the text that the model was trained to answer.
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] = _NOTHING,
+    ) -> str:
+        """`messages` as the text that the model was trained to answer; `variables` as in `ChatTemplate.render`.
 
         Raises:
             ArtifactError: there is no chat template, or it is broken.
@@ -83,17 +96,32 @@ class Tokenizer:
         """
         if self.template is None:
             raise ArtifactError("this model has no chat template", "give it a prompt to continue instead")
-        return self.template.render(messages, add_generation_prompt=add_generation_prompt)
+        return self.template.render(messages, add_generation_prompt=add_generation_prompt, variables=variables)
 
-    def encode_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] = _NOTHING,
+    ) -> list[int]:
         """The ids of the rendered messages; the template alone writes the special tokens, so that none is doubled.
 
         Raises:
             ArtifactError, PromptError: see `render_chat`.
         """
-        text = self.render_chat(messages, add_generation_prompt=add_generation_prompt)
+        text = self.render_chat(messages, add_generation_prompt=add_generation_prompt, variables=variables)
         ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
         return ids
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether messages can be rendered with the tokenizer of `folder`, which is not loaded for it.
+
+    Raises:
+        ArtifactError: a file that is broken.
+    """
+    return find_template(folder, _optional_json(folder / "tokenizer_config.json")) is not None
 
 
 def _load_backend(path: Path) -> tokenizers.Tokenizer:

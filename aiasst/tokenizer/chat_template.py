@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -40,6 +41,8 @@ class Message:
 
     role: str
     content: str
+    more: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What a template may know of a turn beside these: tool_calls, tool_call_id, name."""
 
 
 def find_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
@@ -70,6 +73,8 @@ class ChatTemplate:
     program: jinja2.Template
     environment: _Environment
     special_tokens: Mapping[str, str]
+    variables: frozenset[str] = frozenset()
+    """What it asks to be given: messages, add_generation_prompt, perhaps tools, and switches of its own."""
 
     @classmethod
     def parse(cls, source: str, special_tokens: Mapping[str, str]) -> ChatTemplate:
@@ -80,12 +85,21 @@ class ChatTemplate:
         """
         environment = _Environment()
         try:
-            return cls(environment.from_string(source), environment, special_tokens)
+            variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
+            return cls(environment.from_string(source), environment, special_tokens, variables)
         except jinja2.TemplateSyntaxError as error:
             raise ArtifactError(f"the chat template is broken (line {error.lineno}: {error.message})", _HINT) from error
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+    ) -> str:
         """`messages` as text; with `add_generation_prompt` it ends where the answer begins.
+
+        `variables`: what the template is told beside the messages, as tools and its own switches.
 
         Raises:
             PromptError: the template refuses the messages (raise_exception), with its words, or what it makes is too long.
@@ -93,11 +107,16 @@ class ChatTemplate:
         """
         self.environment.iterations = 0
         pieces = self.program.generate(
-            messages=[{"role": message.role, "content": message.content} for message in messages],
-            add_generation_prompt=add_generation_prompt,
-            tools=None,
-            documents=None,
-            **self.special_tokens,
+            {
+                "tools": None,
+                "documents": None,
+                **variables,
+                **self.special_tokens,
+                "messages": [
+                    {**message.more, "role": message.role, "content": message.content} for message in messages
+                ],
+                "add_generation_prompt": add_generation_prompt,
+            }
         )
         try:
             return _bounded(pieces)

@@ -28,6 +28,13 @@ class Detokenizer:
         self._shown: list[int] = []
         self._new: list[int] = []
 
+    def fresh(self) -> Detokenizer:
+        """A decoder for another stream; what is asked of the tokenizer, which takes long for a large one, is asked once."""
+        other = Detokenizer.__new__(Detokenizer)
+        other._backend, other._special, other._byte_fallback = self._backend, self._special, self._byte_fallback
+        other._shown, other._new = [], []
+        return other
+
     def feed(self, token: int) -> str:
         """The text that has become certain with `token`; empty while a character is not complete."""
         if token in self._special:  # says nothing, and must not stand between two words either
