@@ -77,6 +77,10 @@ class App:
                 await self.http(scope, receive, send)
             finally:
                 self.ended.append(scope["path"])
+        else:
+            for word in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{word}.complete"})
 
     async def http(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         match scope["path"]:
