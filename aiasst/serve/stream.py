@@ -22,9 +22,10 @@ from starlette.websockets import WebSocketDisconnect, WebSocketDisconnected
 
 from aiasst.engine.fields import json_object
 from aiasst.errors import PromptError
-from aiasst.serve.forms import Asked, AskFields, ErrorFields, PieceFields, asked
-from aiasst.serve.query import caller_of
+from aiasst.serve.forms import Asked, AskFields, PieceFields, asked, pieces
 from aiasst.serve.refusals import Refusal
+from aiasst.serve.rest.common import caller_of
+from aiasst.serve.rest.errors import body_of
 from aiasst.serve.service import Caller, Service
 from aiasst.serve.settings import Limits
 
@@ -142,7 +143,7 @@ class _Socket:
         return request_id
 
     async def _refuse(self, request_id: RequestId | None, refusal: Refusal) -> None:
-        await self._say({"id": request_id, "error": ErrorFields.of(refusal).model_dump(exclude_none=True)})
+        await self._say({"id": request_id, "error": _error(refusal)})
         self._wrong += refusal.reason == "invalid"
         if self._wrong >= MOST_WRONG:
             raise _EndingError(_VIOLATION, "nothing but messages that are no requests")
@@ -181,7 +182,7 @@ class _Socket:
         try:
             last = await self._pieces(request_id, wanted, caller)
         except Refusal as refusal:
-            last = {"error": ErrorFields.of(refusal).model_dump(exclude_none=True)}
+            last = {"error": _error(refusal)}
         except asyncio.CancelledError:
             task = asyncio.current_task()
             # More than once: the socket ends as well.
@@ -197,8 +198,8 @@ class _Socket:
 
     async def _pieces(self, request_id: RequestId, wanted: Asked, caller: Caller) -> dict[str, Any]:
         """Send all pieces but the last, which is given."""
-        async with aclosing(self._service.generate(wanted.model, wanted.request, caller)) as pieces:
-            async for event in pieces:
+        async with aclosing(pieces(self._service, wanted, caller)) as events:
+            async for event in events:
                 told = PieceFields.of(wanted, event).model_dump(mode="json", exclude_none=True)
                 if event.finished is not None:
                     return told
@@ -222,6 +223,12 @@ class _Socket:
         with suppress(WebSocketDisconnect, WebSocketDisconnected, TimeoutError):
             async with asyncio.timeout(_CLOSING_SECONDS):
                 await self._websocket.close(code, reason)
+
+
+def _error(refusal: Refusal) -> dict[str, Any]:
+    """As in REST, and when to ask again, for which REST has a header."""
+    error: dict[str, Any] = body_of(refusal)["error"]
+    return error if refusal.retry_after is None else {**error, "retry_after": refusal.retry_after}
 
 
 def _checked_id(value: object) -> RequestId:

@@ -11,16 +11,16 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from aiasst.errors import ArtifactError, ResourceError
 from aiasst.serve.refusals import Refusal
-from aiasst.serve.rpc import aiasst_pb2, aiasst_pb2_grpc
+from aiasst.serve.rpc import aiasst_pb2
 from aiasst.serve.rpc.health import Health
 from aiasst.serve.rpc.servicer import Assistant
-from aiasst.serve.rpc.statuses import Authorize, abort, caller_of
+from aiasst.serve.rpc.statuses import Authorize, abort, answering, caller_of
 from aiasst.serve.service import Service
 from aiasst.serve.settings import Limits, ServeSettings, Tls
 
-ASSISTANT = aiasst_pb2.DESCRIPTOR.services_by_name["Assistant"].full_name
+_ASSISTANT = aiasst_pb2.DESCRIPTOR.services_by_name["Assistant"]
 _SERVICES = (
-    ASSISTANT,
+    _ASSISTANT.full_name,
     health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
     reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name,
 )
@@ -46,8 +46,8 @@ class RpcServer:
         server = grpc.aio.server(
             options=_options(settings.limits), maximum_concurrent_rpcs=settings.limits.most_connections
         )
-        health = Health(service, ("", ASSISTANT))
-        aiasst_pb2_grpc.add_AssistantServicer_to_server(Assistant(service, authorize), server)
+        health = Health(service, ("", _ASSISTANT.full_name))
+        server.add_generic_rpc_handlers((_handler(Assistant(service, authorize)),))
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(authorize), server)
         port = _bind(server, settings.host, settings.grpc_port, credentials)
@@ -59,6 +59,18 @@ class RpcServer:
         """Take no more calls, and end those under way after `grace` seconds; None: at once."""
         await self._health.end()
         await self._server.stop(grace)
+
+
+def _handler(assistant: Assistant) -> grpc.GenericRpcHandler:
+    """The calls of the interface, each with the types that the interface gives it."""
+    handlers = {}
+    for method in _ASSISTANT.methods:
+        kind = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
+        call = answering(getattr(assistant, method.name), getattr(aiasst_pb2, method.input_type.name))
+        handlers[method.name] = kind(
+            call, response_serializer=getattr(aiasst_pb2, method.output_type.name).SerializeToString
+        )
+    return grpc.method_handlers_generic_handler(_ASSISTANT.full_name, handlers)
 
 
 class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # the package ships no types
