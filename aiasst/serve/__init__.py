@@ -12,20 +12,29 @@ rest/         OpenAI's REST as existing clients speak it
 query.py      the compact form {"query", "context", "params"}; stream.py: WebSocket; rpc/: gRPC
 guard/        keys, rate limits, sizes, slow clients, headers, TLS
 metrics.py    figures for Prometheus; logs.py: structured logs; health.py: live and ready
+forward.py    what would wait here goes to a peer
 page/         the chat page and the dashboard
+app.py        all of it as one application; server.py: on its sockets, until a signal
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiasst.artifacts.device import DeviceConfig, load_device_config
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.errors import MissingExtraError
-from aiasst.serve.settings import Limits, ServeSettings, Tls
+from aiasst.serve.settings import Limits, LogSettings, ServeSettings, Tls
 
-__all__ = ["Limits", "ServeSettings", "Tls", "serve"]
+if TYPE_CHECKING:
+    from aiasst.serve.hub import Hub
+    from aiasst.serve.rpc.server import RpcServer
+
+__all__ = ["Limits", "LogSettings", "ServeSettings", "Tls", "serve"]
+
+_PACKAGES = {"prometheus_client": "prometheus-client"}
 
 
 def serve(
@@ -47,38 +56,66 @@ def serve(
         settings: where it listens, to whom, and how much it takes on.
         memory_bytes: what all models together may take; None: what the device config says.
         speculate: as in `aiasst.run.load`.
-        note: told which device config is obeyed, and where the service answers.
+        note: told which device config is obeyed, what is unsafe, and where the service answers.
 
     Raises:
         ArtifactError: a folder or the config is missing or wrong.
-        UsageError: two models have one name, or the settings make no sense.
-        ResourceError: the port is taken.
+        UsageError: two models have one name, or the settings are unsafe or make no sense.
+        ResourceError: a port is taken.
         MissingExtraError: the extra `serve` is not installed.
     """
     try:
-        import fastapi  # noqa: F401 - only whether it is there
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(error.name or "fastapi", "serve") from None
-    from aiasst.serve.app import application
+        from aiasst.serve.app import application
+        from aiasst.serve.guard import Gate, check
+        from aiasst.serve.guard.listening import server_config
+        from aiasst.serve.logs import Logs
+        from aiasst.serve.metrics import Metrics
+        from aiasst.serve.request_log import LoggedWatch
+        from aiasst.serve.server import Server, bound
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name in ("", "aiasst"):
+            raise
+        raise MissingExtraError(_PACKAGES.get(name, name), "serve") from None
+    for warning in check(settings):
+        note(warning)
+    hub = _hub(models, config, settings.limits, memory_bytes, speculate=speculate)
+    counted = Metrics(settings.keys, device=hub.machine)
+    hub.watch = LoggedWatch(counted)
+    gate = Gate(settings)
+    with bound(settings) as listening, Logs(settings.logs, secrets=settings.keys.values()) as logs:
+        counted.ask(hub.models, utilization=hub.utilization, lost_lines=lambda: logs.lost)
+        for remark in hub.remarks:
+            note(remark)
+
+        async def start_calls() -> RpcServer | None:
+            from aiasst.serve import app, rpc
+
+            if settings.grpc_port is None:
+                return None
+            return await rpc.start(settings, app.service_of(hub, settings), gate.caller)
+
+        def ready(grpc_port: int | None) -> None:
+            note(_where(hub, settings, listening.getsockname()[1], grpc_port))
+
+        wanted = server_config(application(hub, counted, settings, gate), settings)
+        Server(wanted, hub, start_calls=start_calls, ready=ready).run(sockets=[listening])
+
+
+def _hub(
+    models: str | Path | Sequence[str | Path],
+    config: str | Path | DeviceConfig | None,
+    limits: Limits,
+    memory_bytes: int | None,
+    *,
+    speculate: bool,
+) -> Hub:
     from aiasst.serve.hub import Hub, Served
-    from aiasst.serve.server import bound, run
 
     given = [models] if isinstance(models, str | Path) else models
     device = config if config is None or isinstance(config, DeviceConfig) else load_device_config(Path(config))
-    hub = Hub(
-        [Served(name, ModelFolder.open(folder)) for name, folder in map(_named, given)],
-        config=device,
-        limits=settings.limits,
-        memory_bytes=memory_bytes,
-        speculate=speculate,
-    )
-    listening = bound(settings)
-    for remark in hub.remarks:
-        note(remark)
-    names = ", ".join(model.name for model in hub.models())
-    url = _url(settings, listening.getsockname()[1])
-    run(application(hub, settings), hub, settings, listening, ready=lambda: note(f"{names}: {url}/v1"))
+    served = [Served(name, ModelFolder.open(folder)) for name, folder in map(_named, given)]
+    return Hub(served, config=device, limits=limits, memory_bytes=memory_bytes, speculate=speculate)
 
 
 def _named(model: str | Path) -> tuple[str, Path]:
@@ -90,6 +127,10 @@ def _named(model: str | Path) -> tuple[str, Path]:
     return Path(text).resolve().name, Path(text)
 
 
-def _url(settings: ServeSettings, port: int) -> str:
+def _where(hub: Hub, settings: ServeSettings, port: int, grpc_port: int | None) -> str:
+    """A line on what answers where."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"{'http' if settings.tls is None else 'https'}://{host}:{port}"
+    url = f"{'http' if settings.tls is None else 'https'}://{host}:{port}"
+    said = f"{', '.join(model.name for model in hub.models())}: {url}/v1"
+    said += f", chat page {url}/" if settings.page else ""
+    return said if grpc_port is None else f"{said}, gRPC {host}:{grpc_port}"

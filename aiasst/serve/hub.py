@@ -22,6 +22,7 @@ from aiasst.engine.defaults import default_sampling
 from aiasst.engine.requests import Finished, Sampling
 from aiasst.engine.text import TextEvent, TextRequest, Usage
 from aiasst.errors import AiasstError, UsageError
+from aiasst.profile.obey import named
 from aiasst.serve.admission import Line
 from aiasst.serve.embedder import EmbeddingWorker, Texts
 from aiasst.serve.loading import GENERATES, config_for, needs_of, open_encoder, open_text
@@ -155,6 +156,11 @@ class Hub:
     def remarks(self) -> tuple[str, ...]:
         """Lines on which device config is obeyed, each once."""
         return tuple(dict.fromkeys(remark for model in self._models.values() for remark in model.remarks))
+
+    @property
+    def machine(self) -> str:
+        """This machine, in words."""
+        return named(next(iter(self._models.values())).config.hardware)
 
     def start(self) -> None:
         """Begin to look at the machine's load, once a second."""

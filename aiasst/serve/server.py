@@ -1,23 +1,28 @@
-"""The service on a socket: one process, one event loop, until a signal says that it is enough. Knows no model.
+"""The service on its sockets: one process, one event loop, until a signal says that it is enough. Knows no model.
 
 The first SIGTERM or SIGINT ends it gracefully: nothing new is taken (503 "stopping"), what is under way may end, then connections
-are closed. The second one ends it at once. Nothing is written while it runs, so that a kill leaves nothing half done.
+are closed. The second one ends it at once. Nothing is written while it runs but the log, so that a kill leaves nothing half done.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from aiasst.errors import ResourceError
 from aiasst.serve.hub import Hub
 from aiasst.serve.settings import ServeSettings
 
+if TYPE_CHECKING:
+    from aiasst.serve.rpc.server import RpcServer
+
+StartCalls = Callable[[], Awaitable["RpcServer | None"]]
+"""Begins to listen for gRPC on the running loop, where it is wanted."""
 _LAST_SECONDS = 5
 """For answers to be sent to their end, once all work has ended."""
 
@@ -28,12 +33,19 @@ def bound(settings: ServeSettings) -> socket.socket:
     Raises:
         ResourceError: the port is taken, or the address is not this machine's.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
-    if hasattr(socket, "SO_REUSEADDR"):
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        made.bind((settings.host, settings.port))
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise ResourceError(
+            f"cannot listen on {settings.host}: {error.strerror}", "give an address of this machine with --host"
+        ) from error
+    made = socket.socket(family, kind, protocol)
+    # Else a service that is started again must wait until the old connections' states have passed.
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind(address)
     except OSError as error:
         made.close()
         raise ResourceError(
@@ -43,45 +55,49 @@ def bound(settings: ServeSettings) -> socket.socket:
     return made
 
 
-def run(
-    app: ASGIApp,
-    hub: Hub,
-    settings: ServeSettings,
-    listening: socket.socket,
-    *,
-    ready: Callable[[], None] = lambda: None,
-) -> None:
-    """Serve until a signal comes; `ready` is called once requests are answered."""
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        server_header=False,
-        timeout_graceful_shutdown=_LAST_SECONDS,
-        h11_max_incomplete_event_size=settings.limits.most_header_bytes,
-        ssl_certfile=None if settings.tls is None else str(settings.tls.certificate),
-        ssl_keyfile=None if settings.tls is None else str(settings.tls.key),
-    )
-    Server(config, hub, ready).run(sockets=[listening])
+async def _no_calls() -> None:
+    """Nothing is wanted."""
 
 
 class Server(uvicorn.Server):
     """uvicorn's server, stopped as told above."""
 
-    def __init__(self, config: uvicorn.Config, hub: Hub, ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        hub: Hub,
+        *,
+        start_calls: StartCalls = _no_calls,
+        ready: Callable[[int | None], None] = lambda port: None,
+    ) -> None:
+        """`ready` is called once requests are answered, with the port of gRPC, if any."""
         super().__init__(config)
+        config.timeout_graceful_shutdown = _LAST_SECONDS
         self._hub = hub
+        self._start_calls = start_calls
+        self._calls: RpcServer | None = None
         self._ready = ready
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
+        """Begin to listen.
+
+        Raises:
+            ResourceError: the port of gRPC is taken.
+        """
+        # First, since its errors are for whoever started the service, and nothing else runs yet.
+        self._calls = await self._start_calls()
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
         if self.started:
-            self._ready()
+            self._ready(None if self._calls is None else self._calls.port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what is left."""
+        if self._calls is not None:
+            await self._calls.stop(None)
+        await super().shutdown(sockets)
 
     def stop(self) -> None:
         """Stop gracefully; called again, at once. On the event loop."""
