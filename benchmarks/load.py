@@ -14,57 +14,10 @@ from typing import Any
 
 import numpy as np
 
-WORDS = [
-    "once",
-    "upon",
-    "a",
-    "time",
-    "there",
-    "was",
-    "little",
-    "girl",
-    "boy",
-    "dog",
-    "cat",
-    "who",
-    "liked",
-    "to",
-    "play",
-    "in",
-    "the",
-    "garden",
-    "with",
-    "her",
-    "ball",
-    "and",
-    "his",
-    "friend",
-    "they",
-    "saw",
-    "big",
-    "red",
-    "bird",
-    "tree",
-    "one",
-    "day",
-    "mom",
-    "said",
-    "we",
-    "can",
-    "go",
-    "home",
-    "but",
-    "it",
-    "very",
-    "happy",
-    "sad",
-    "because",
-    "found",
-    "lost",
-    "under",
-    "water",
-    "sun",
-]
+VOCABULARY = """
+once upon a time there was little girl boy dog cat who liked to play in the garden with her ball and his friend they saw big red
+bird tree one day mom said we can go home but it very happy sad because found lost under water sun
+"""
 
 
 @dataclass
@@ -213,8 +166,8 @@ class Connection:
 
 def prompts(count: int, words: int, seed: int) -> list[str]:
     """Different beginnings; the same seed gives the same ones."""
-    random = np.random.default_rng(seed)
-    return [" ".join(random.choice(WORDS, words)) for _ in range(count)]
+    random, known = np.random.default_rng(seed), VOCABULARY.split()
+    return [" ".join(random.choice(known, words)) for _ in range(count)]
 
 
 def completions(

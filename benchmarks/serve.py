@@ -1,6 +1,6 @@
 """`aiasst serve` under load, asked by another process over loopback.
 
-    serve.py added  FOLDER                    what the service adds to the engine alone, A B A B: time to first token, between tokens
+    serve.py added  FOLDER                    what the service adds to the engine alone, A B A B
     serve.py short  FOLDER                    short requests a second
     serve.py soak   FOLDER --seconds 600      64 clients of all manners: errors, and memory at each tenth of the time
     serve.py peers  FOLDER --gguf FILE --llama-server PROGRAM     beside llama.cpp's server, 1 to 16 clients
@@ -160,7 +160,7 @@ def added(given: argparse.Namespace) -> None:
         for turn in range(given.rounds + 1):
             texts = prompts(given.clients * given.each, given.words, seed=turn)
             here = alone.run(given.clients, texts, given.tokens)
-            there = ask(server, given.clients, completions(texts, given.tokens))
+            there = ask(server, given.clients, completions(texts, given.tokens, model=given.folder.name))
             if turn:  # the first one warms both
                 figures.append((here, there))
     print(machine())
@@ -200,10 +200,11 @@ def short(given: argparse.Namespace) -> None:
     """Requests a second, each a few words in and a few tokens out, not streamed."""
     port = free_port()
     with running(ours(given.folder, port, *given.more), port) as server:
-        ask(server, given.clients, completions(prompts(200, 8, seed=99), 8, stream=False))
+        ask(server, given.clients, completions(prompts(200, 8, seed=99), 8, stream=False, model=given.folder.name))
         rates, waits = [], list[float]()
         for turn in range(given.rounds):
-            requests = completions(prompts(given.each * given.clients, 8, seed=turn), 8, stream=False)
+            texts = prompts(given.each * given.clients, 8, seed=turn)
+            requests = completions(texts, 8, stream=False, model=given.folder.name)
             began = time.perf_counter()
             answers = ask(server, given.clients, requests)
             rates.append(len(answers) / (time.perf_counter() - began))
@@ -218,13 +219,13 @@ def short(given: argparse.Namespace) -> None:
 # (c) A long life.
 
 
-def mixed(seed: int) -> Iterator[Asked]:
+def mixed(seed: int, model: str) -> Iterator[Asked]:
     """Requests of all manners, without end: streamed or whole, sampled, hung up upon, wrong in every way a caller can be."""
     random = np.random.default_rng(seed)
     for number in count():
         words = prompts(1, int(random.integers(1, 120)), seed=int(random.integers(2**31)))
         tokens = int(random.integers(*SOAK_TOKENS))
-        (asked,) = completions(words, tokens, stream=bool(random.random() < 0.7))
+        (asked,) = completions(words, tokens, stream=bool(random.random() < 0.7), model=model)
         manner = random.random()
         if manner < 0.10 and asked.body["stream"]:
             yield Asked(asked.body, give_up_after=int(random.integers(0, 10)))
@@ -276,7 +277,7 @@ async def _soak(server: Server, given: argparse.Namespace, told: Callable[[Asked
     ends, memory = time.monotonic() + given.seconds, list[int]()
 
     def until_the_end() -> Iterator[Asked]:
-        for asked in mixed(seed=1):
+        for asked in mixed(1, given.folder.name):
             if time.monotonic() > ends:
                 return
             yield asked
@@ -313,8 +314,9 @@ def peers(given: argparse.Namespace) -> None:
         for turn in range(given.rounds + 1):
             for clients in given.at:
                 texts = prompts(clients * given.each, given.words, seed=100 * turn + clients)
-                for name, server in (("aiasst", here), ("llama.cpp", there)):
-                    answers = ask(server, clients, completions(texts, given.tokens, ignore_eos=True))
+                # Random weights: an end that one of them meets by chance would be the other's gain.
+                for name, server, more in (("aiasst", here, {}), ("llama.cpp", there, {"ignore_eos": True})):
+                    answers = ask(server, clients, completions(texts, given.tokens, model=given.folder.name, **more))
                     if turn:
                         gaps = [gap for answer in answers for gap in answer.gaps]
                         firsts = [answer.first for answer in answers]
@@ -339,10 +341,10 @@ def peers(given: argparse.Namespace) -> None:
 def faults(given: argparse.Namespace) -> None:
     """What clients see of a kill, and of a stop; and whether the same question has the same answer afterwards."""
     port, rows = free_port(), []
-    question = completions(prompts(1, 12, seed=5), 24, stream=False)
+    question = completions(prompts(1, 12, seed=5), 24, stream=False, model=given.folder.name)
     with running(ours(given.folder, port, *given.more), port) as server:
         (before,) = ask(server, 1, question)
-        seen = asyncio.run(_struck(server, given.clients, signal.SIGKILL))
+        seen = asyncio.run(_struck(server, given, signal.SIGKILL))
         rows.append(["kill -9", _in_words(seen)])
     began = time.perf_counter()
     with running(ours(given.folder, port, *given.more), port) as server:
@@ -351,7 +353,7 @@ def faults(given: argparse.Namespace) -> None:
         answered = time.perf_counter() - began
         same = "the same" if after.text == before.text else "another"
         rows.append(["again on the same port", f"ready after {ready:.2f} s, {same} answer after {answered:.2f} s"])
-        seen = asyncio.run(_struck(server, given.clients, signal.SIGTERM))
+        seen = asyncio.run(_struck(server, given, signal.SIGTERM))
         status = server.process.wait(60)
         broken = [answer for answer in seen if answer.status == 200 and not answer.complete]
         rows.append(["SIGTERM", f"{_in_words(seen)}; {len(broken)} answers broken off; exit {status}"])
@@ -361,7 +363,7 @@ def faults(given: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-async def _struck(server: Server, clients: int, what: signal.Signals) -> list[Answer]:
+async def _struck(server: Server, given: argparse.Namespace, what: signal.Signals) -> list[Answer]:
     """Load, the signal after two seconds, and everything that clients saw until a second after the server's end."""
     stop = asyncio.Event()
 
@@ -369,7 +371,7 @@ async def _struck(server: Server, clients: int, what: signal.Signals) -> list[An
         for number in count():
             if stop.is_set():
                 return
-            yield completions(prompts(1, 20, seed=number), 64)[0]
+            yield completions(prompts(1, 20, seed=number), 64, model=given.folder.name)[0]
 
     async def strike() -> None:
         await asyncio.sleep(2)
@@ -377,7 +379,7 @@ async def _struck(server: Server, clients: int, what: signal.Signals) -> list[An
         await asyncio.to_thread(server.process.wait)
         stop.set()
 
-    answers, _ = await asyncio.gather(closed_loop(server.port, clients, until_stopped()), strike())
+    answers, _ = await asyncio.gather(closed_loop(server.port, given.clients, until_stopped()), strike())
     return answers
 
 

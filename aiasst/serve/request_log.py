@@ -16,7 +16,7 @@ from typing import Any
 
 from aiasst.engine.requests import Finished, Sampling
 from aiasst.engine.text import TextEvent, TextRequest, Usage
-from aiasst.serve.logs import FIELDS
+from aiasst.serve.logs import FIELDS, SAID
 from aiasst.serve.refusals import Reason
 from aiasst.serve.service import Caller, ModelState, Service, Vectors
 from aiasst.serve.watch import Watch
@@ -103,7 +103,8 @@ def logged(method: str, path: str) -> Iterator[Line]:
         level = logging.ERROR if failed or line.status in BROKEN else logging.INFO
         if level == logging.INFO and line.path in QUIET:
             level = logging.DEBUG
-        _log.log(level, "%s %s %s", line.method, line.path, line.status or "-", extra={FIELDS: line.told()})
+        told = {FIELDS: line.told(), SAID: ("method", "path", "status")}
+        _log.log(level, "%s %s %s", line.method, line.path, line.status or "-", extra=told)
 
 
 class RequestLog:
