@@ -408,10 +408,11 @@ class Hub:
 
     def _held_by(self, entry: _Model) -> int:
         """What the model takes of the ceiling: its share, less weights that are in memory already for another of its folder."""
-        identity = entry.folder.identity
+        place, identity = entry.folder.path.resolve(), entry.folder.identity
         shares = any(
-            other is not entry and other.state == "ready" and other.generates and other.folder.identity == identity
+            (other.folder.path.resolve(), other.folder.identity) == (place, identity)
             for other in self._models.values()
+            if other is not entry and other.state == "ready" and other.generates
         )
         return entry.ceiling - (entry.needs.weights if shares else 0)
 
