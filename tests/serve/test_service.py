@@ -177,16 +177,18 @@ def test_a_signal_lets_answers_end_and_a_second_one_does_not(story: Path) -> Non
         assert heard[-1] == "data: [DONE]"
         assert json.loads(heard[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
         assert process.wait(30) == 0
-    with started(story) as (process, url), httpx.Client(base_url=url, timeout=60) as client:
-        with client.stream("POST", "/v1/completions", json={**body, "max_tokens": 900}) as response:
-            next(response.iter_lines())
-            process.send_signal(signal.SIGINT)
-            while httpx.get(f"{url}/health/ready").status_code != 503:
-                time.sleep(0.01)
-            refused = httpx.post(f"{url}/v1/completions", json={**body, "stream": False})
-            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "stopping")
-            process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
+    with (
+        started(story) as (process, url),
+        httpx.stream("POST", f"{url}/v1/completions", json={**body, "max_tokens": 900}, timeout=60) as response,
+    ):
+        next(response.iter_lines())
+        process.send_signal(signal.SIGINT)
+        while httpx.get(f"{url}/health/ready").status_code != 503:
+            time.sleep(0.01)
+        refused = httpx.post(f"{url}/v1/completions", json={**body, "stream": False})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "stopping")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
 
 
 def test_a_taken_port_and_an_open_address_are_errors_with_hints(story: Path) -> None:
