@@ -4,8 +4,8 @@
     {"messages": [{"role": "…", "content": "…"}, …], "params": {…}, …}
     {"prompt": "…", "params": {…}, …}
 
-`params` are the keys of a row that `aiasst run` reads (temperature, top_k, max_tokens, stop, json_schema, …) and
-`deadline_seconds`. Without `model` the first one answers.
+`params` are the keys of a row that `aiasst run` reads (temperature, top_k, max_tokens, stop, json_schema, …), `priority` and
+`deadline_seconds`; what they do not say is as the checkpoint recommends. Without `model` the first one answers.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from pydantic import ConfigDict, Field
 
 from aiasst.artifacts.document import Document
 from aiasst.engine.fields import MessageFields, ParameterFields, TokenReportFields, UsageFields
-from aiasst.engine.requests import Finished, Sampling
-from aiasst.engine.text import TextEvent, TextRequest, TokenReport, Usage
+from aiasst.engine.requests import Finished
+from aiasst.engine.text import TextEvent, TextRequest, Usage
 from aiasst.errors import ArtifactError, PromptError
 from aiasst.serve.context import as_messages, as_prompt
 from aiasst.serve.refusals import Refusal
-from aiasst.serve.service import Service
+from aiasst.serve.rest.answering import Whole, refuse_nothing, whole_answers
+from aiasst.serve.service import Caller, Service
 from aiasst.tokenizer import Message
 
 _HINT = 'a request is {"query": "...", "context": ["..."]}, {"messages": [...]} or {"prompt": "..."}, with "params" beside it'
-_DEFAULTS = Sampling()
 
 
 class ParamsFields(ParameterFields):
     """How the answer is to be made."""
 
+    priority: int = 0
+    """From -10 to 10, higher first."""
     deadline_seconds: float | None = None
     """Seconds after which the answer ends wherever it is."""
 
@@ -71,16 +73,6 @@ class Asked:
     request: TextRequest
 
 
-@dataclass(frozen=True)
-class Answer:
-    """An answer from its beginning to its end."""
-
-    text: str
-    finished: Finished
-    usage: Usage
-    tokens: tuple[TokenReport, ...]
-
-
 class AnswerFields(Document):
     """An answer in JSON."""
 
@@ -92,14 +84,15 @@ class AnswerFields(Document):
     """Where they were asked for: one entry a token."""
 
     @classmethod
-    def of(cls, asked: Asked, answer: Answer) -> Self:
-        """What is told of `answer`."""
+    def of(cls, asked: Asked, answer: Whole) -> Self:
+        """What is told of a complete `answer`."""
         wanted = asked.request.sampling.logprobs is not None
+        finished, usage = ended(answer)
         return cls(
             answer=answer.text,
             model=asked.model,
-            finish_reason=answer.finished,
-            usage=UsageFields.of(answer.usage),
+            finish_reason=finished,
+            usage=UsageFields.of(usage),
             logprobs=tuple(map(TokenReportFields.of, answer.tokens)) if wanted else None,
         )
 
@@ -125,33 +118,6 @@ class PieceFields(Document):
         )
 
 
-class ErrorFields(Document):
-    """A refusal in JSON, as OpenAI's REST says it."""
-
-    message: str
-    """What is wrong, and what to do next."""
-    code: str
-    """One of `refusals.Reason`."""
-    param: str | None = None
-    retry_after: float | None = None
-    """Seconds."""
-
-    @classmethod
-    def of(cls, refusal: Refusal) -> Self:
-        """What is told of `refusal`."""
-        return cls(
-            message=in_words(refusal),
-            code=refusal.reason,
-            param=refusal.parameter,
-            retry_after=refusal.retry_after,
-        )
-
-
-def in_words(refusal: Refusal) -> str:
-    """What is wrong, and what to do next."""
-    return f"{refusal.message}. {refusal.hint}" if refusal.hint else refusal.message
-
-
 def asked(service: Service, fields: AskFields, request_id: str) -> Asked:
     """The request in `fields`, and the model it is for.
 
@@ -165,9 +131,10 @@ def asked(service: Service, fields: AskFields, request_id: str) -> Asked:
             id=request_id,
             prompt=prompt,
             messages=messages,
-            sampling=fields.params.sampling(_DEFAULTS),
+            sampling=fields.params.sampling(service.defaults(model.name)),
             stop=fields.params.stops(),
             constraint=fields.params.constraint("a request"),
+            priority=fields.params.priority,
             deadline_seconds=_deadline(fields.params.deadline_seconds),
         )
     except PromptError as error:
@@ -175,21 +142,39 @@ def asked(service: Service, fields: AskFields, request_id: str) -> Asked:
     return Asked(model.name, request)
 
 
-async def whole(events: AsyncGenerator[TextEvent, None]) -> Answer:
-    """The answer that `events` are the pieces of; cancelling the task ends the work.
+async def answer(service: Service, asked: Asked, caller: Caller) -> Whole:
+    """The complete answer; cancelling the task ends the work.
 
     Raises:
-        Refusal: as `Service.generate`.
+        Refusal: as `Service.generate`; "deadline" where time was up before the first token.
     """
-    texts: list[str] = []
-    tokens: list[TokenReport] = []
-    async with aclosing(events) as pieces:
-        async for event in pieces:
-            texts.append(event.text)
-            tokens.extend(event.tokens)
-            if event.finished is not None and event.usage is not None:
-                return Answer("".join(texts), event.finished, event.usage, tuple(tokens))
-    raise RuntimeError("an answer without an end")
+    (made,) = await whole_answers(service, asked.model, [asked.request], caller)
+    return made
+
+
+async def pieces(service: Service, asked: Asked, caller: Caller) -> AsyncGenerator[TextEvent, None]:
+    """The pieces that say something; closing the generator ends the work.
+
+    Raises:
+        Refusal: as `answer`.
+    """
+    async with aclosing(service.generate(asked.model, asked.request, caller)) as events:
+        async for event in events:
+            refuse_nothing(event.finished, event.usage)
+            if says_something(event):
+                yield event
+
+
+def says_something(event: TextEvent) -> bool:
+    """False for the first one, which says only that the engine took the request."""
+    return bool(event.text or event.tokens) or event.finished is not None
+
+
+def ended(answer: Whole) -> tuple[Finished, Usage]:
+    """Why a complete answer ended, and what it took."""
+    assert answer.finished is not None
+    assert answer.usage is not None
+    return answer.finished, answer.usage
 
 
 def _reading(fields: AskFields, *, has_template: bool) -> tuple[str | None, tuple[Message, ...] | None]:

@@ -9,26 +9,24 @@ goes wrong on the way is an `event: error` with `data: {"error": {…}}`. See `f
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
-from starlette.requests import HTTPConnection
-from starlette.types import Receive, Scope, Send
 
 from aiasst.artifacts.document import Document
 from aiasst.engine.text import TextEvent
-from aiasst.serve.forms import AnswerFields, Asked, AskFields, ErrorFields, ParamsFields, PieceFields, asked, whole
+from aiasst.serve.forms import AnswerFields, Asked, AskFields, ParamsFields, PieceFields, answer, asked, says_something
 from aiasst.serve.refusals import Refusal
-from aiasst.serve.service import Caller, Service
-
-_T = TypeVar("_T")
-_GONE = 499
-"""nginx's status for a client that closed the connection; nobody reads it but logs."""
+from aiasst.serve.rest.answering import refuse_nothing
+from aiasst.serve.rest.bodies import JsonRoute
+from aiasst.serve.rest.common import caller_of, named
+from aiasst.serve.rest.errors import ERRORS, body_of
+from aiasst.serve.rest.sse import STREAM, ClientGoneError, EventStream, event, nobody_there, until_gone
+from aiasst.serve.service import Service
 
 
 class QueryFields(Document):
@@ -44,91 +42,40 @@ class QueryFields(Document):
 
 
 def router(service: Service) -> APIRouter:
-    """The route /v1/query. A Refusal goes up to the application, as does a request that is not understood."""
-    routes = APIRouter(tags=["query"])
+    """The route /v1/query."""
+    made = APIRouter(tags=["query"], responses=ERRORS, route_class=JsonRoute)
 
-    @routes.post(
+    @made.post(
         "/v1/query",
         response_model=AnswerFields,
-        response_model_exclude_none=True,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses=STREAM,
         summary="Answer a query over passages of context",
     )
     async def query(fields: QueryFields, request: Request) -> Response:
+        """Answer a query, whole or in pieces."""
         asks = AskFields(query=fields.query, context=fields.context, params=fields.params, model=fields.model)
-        wanted = asked(service, asks, "query")
-        events = service.generate(wanted.model, wanted.request, caller_of(request))
-        if fields.stream:
-            return await _streamed(wanted, events, request)
-        answer = await _unless_gone(request, whole(events))
-        if answer is None:
-            return Response(status_code=_GONE)
-        return JSONResponse(AnswerFields.of(wanted, answer).model_dump(mode="json", exclude_none=True))
+        wanted, caller = asked(service, asks, named("query")), caller_of(request)
+        try:
+            if not fields.stream:
+                whole = await until_gone(request, answer(service, wanted, caller))
+                return JSONResponse(AnswerFields.of(wanted, whole).model_dump(mode="json", exclude_none=True))
+            events = service.generate(wanted.model, wanted.request, caller)
+            # It is empty, and comes when the engine takes the request: until then a refusal has its own status.
+            await until_gone(request, anext(events))
+            return EventStream(_events(wanted, events))
+        except ClientGoneError:
+            return nobody_there()
 
-    return routes
-
-
-def caller_of(connection: HTTPConnection) -> Caller:
-    """Who asks, as the guard found out; nobody in particular where there is none."""
-    caller = connection.scope.get("state", {}).get("caller")
-    return caller if isinstance(caller, Caller) else Caller()
+    return made
 
 
-async def _streamed(wanted: Asked, events: AsyncGenerator[TextEvent, None], request: Request) -> Response:
-    """Waits for the first piece, so that a refusal has its own status."""
-    first = await _unless_gone(request, anext(events))
-    if first is None:
-        await events.aclose()
-        return Response(status_code=_GONE)
-    return _EventStream(_server_sent(wanted, first, events), events)
-
-
-async def _server_sent(
-    wanted: Asked, first: TextEvent, events: AsyncGenerator[TextEvent, None]
-) -> AsyncGenerator[str, None]:
-    """Events of the WHATWG's "Server-sent events", 9.2.6."""
-    yield _data(wanted, first)
-    try:
-        async for event in events:
-            yield _data(wanted, event)
-    except Refusal as refusal:
-        yield f'event: error\ndata: {{"error": {ErrorFields.of(refusal).model_dump_json(exclude_none=True)}}}\n\n'
-
-
-def _data(wanted: Asked, event: TextEvent) -> str:
-    return f"data: {PieceFields.of(wanted, event).model_dump_json(exclude_none=True)}\n\n"
-
-
-class _EventStream(StreamingResponse):
-    """Server-sent events; the answer ends as soon as nobody listens, not when its generator is collected."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, content: AsyncGenerator[str, None], answer: AsyncGenerator[TextEvent, None]) -> None:
-        # A proxy that collects pieces would spoil them (nginx asks for the second header).
-        super().__init__(content, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._content = content
-        self._answer = answer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send what comes, until it ends or the client goes."""
-        async with aclosing(self._answer), aclosing(self._content):
-            await super().__call__(scope, receive, send)
-
-
-async def _unless_gone(request: Request, work: Awaitable[_T]) -> _T | None:
-    """What `work` gives; None, and `work` is cancelled, where the client closes the connection first."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return await task if task.done() else None
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+async def _events(wanted: Asked, rest: AsyncGenerator[TextEvent, None]) -> AsyncGenerator[bytes, None]:
+    """What is left of the answer, as events."""
+    async with aclosing(rest) as pieces:
+        try:
+            async for piece in pieces:
+                refuse_nothing(piece.finished, piece.usage)
+                if says_something(piece):
+                    yield event(PieceFields.of(wanted, piece).model_dump(mode="json", exclude_none=True))
+        except Refusal as refusal:
+            yield event(body_of(refusal), "error")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fastapi import APIRouter, WebSocket
@@ -22,9 +23,10 @@ from starlette.websockets import WebSocketDisconnect, WebSocketDisconnected
 
 from aiasst.engine.fields import json_object
 from aiasst.errors import PromptError
-from aiasst.serve.forms import Asked, AskFields, ErrorFields, PieceFields, asked
-from aiasst.serve.query import caller_of
+from aiasst.serve.forms import Asked, AskFields, PieceFields, asked, pieces
 from aiasst.serve.refusals import Refusal
+from aiasst.serve.rest.common import caller_of
+from aiasst.serve.rest.errors import body_of
 from aiasst.serve.service import Caller, Service
 from aiasst.serve.settings import Limits
 
@@ -74,6 +76,17 @@ class _EndingError(Exception):
         self.reason = reason
 
 
+@dataclass
+class _Running:
+    """A request under way."""
+
+    task: asyncio.Task[None] | None = None
+    begun: bool = False
+    """Whether its task has run at all: one that has not is never told that it was cancelled."""
+    cancelled: bool = False
+    """By the client."""
+
+
 class _Socket:
     """One socket: a reader, and a task for each request under way."""
 
@@ -81,8 +94,7 @@ class _Socket:
         self._websocket = websocket
         self._service = service
         self._most_bytes = limits.most_body_bytes
-        self._tasks: dict[RequestId, asyncio.Task[None]] = {}
-        self._cancelled: set[RequestId] = set()
+        self._requests: dict[RequestId, _Running] = {}
         self._wrong = 0
         self._asked = 0
         # One at a time: a client that does not read then stops every answer at its next piece.
@@ -137,18 +149,18 @@ class _Socket:
         if "id" not in message:
             raise PromptError("the message has no id", _HINT)
         request_id = _checked_id(message["id"])
-        if request_id in self._tasks:
+        if request_id in self._requests:
             raise PromptError(f"the request {request_id!r} is under way", "give every request its own id")
         return request_id
 
     async def _refuse(self, request_id: RequestId | None, refusal: Refusal) -> None:
-        await self._say({"id": request_id, "error": ErrorFields.of(refusal).model_dump(exclude_none=True)})
+        await self._say({"id": request_id, "error": _error(refusal)})
         self._wrong += refusal.reason == "invalid"
         if self._wrong >= MOST_WRONG:
             raise _EndingError(_VIOLATION, "nothing but messages that are no requests")
 
     def _begin(self, group: asyncio.TaskGroup, request_id: RequestId, message: dict[str, Any]) -> None:
-        if len(self._tasks) >= MOST_AT_ONCE:
+        if len(self._requests) >= MOST_AT_ONCE:
             raise Refusal(
                 "queue_full",
                 f"this socket has {MOST_AT_ONCE} requests under way",
@@ -157,7 +169,8 @@ class _Socket:
             )
         caller = self._admitted()
         wanted = asked(self._service, AskFields.checked(message, "the message"), str(request_id))
-        self._tasks[request_id] = group.create_task(self._answer(request_id, wanted, caller))
+        running = self._requests[request_id] = _Running()
+        running.task = group.create_task(self._answer(request_id, running, wanted, caller))
 
     def _admitted(self) -> Caller:
         """Who asks. A key may have come with the first message, so it is asked now; the first request counted as the connection."""
@@ -172,33 +185,36 @@ class _Socket:
         if len(message) > 1:
             raise PromptError("a message that cancels says nothing else", _HINT)
         request_id = _checked_id(message["cancel"])
-        task = self._tasks.get(request_id)
-        if task is not None and request_id not in self._cancelled:
-            self._cancelled.add(request_id)
-            task.cancel()
+        running = self._requests.get(request_id)
+        if running is None or running.cancelled:
+            return
+        running.cancelled = True
+        if running.begun and running.task is not None:
+            running.task.cancel()
 
-    async def _answer(self, request_id: RequestId, wanted: Asked, caller: Caller) -> None:
+    async def _answer(self, request_id: RequestId, running: _Running, wanted: Asked, caller: Caller) -> None:
+        running.begun = True
+        last: dict[str, Any] = {"text": "", "model": wanted.model, "finish_reason": "cancelled"}
         try:
-            last = await self._pieces(request_id, wanted, caller)
+            if not running.cancelled:
+                last = await self._pieces(request_id, wanted, caller)
         except Refusal as refusal:
-            last = {"error": ErrorFields.of(refusal).model_dump(exclude_none=True)}
+            last = {"error": _error(refusal)}
         except asyncio.CancelledError:
             task = asyncio.current_task()
             # More than once: the socket ends as well.
-            if request_id not in self._cancelled or task is None or task.cancelling() > 1:
+            if not running.cancelled or task is None or task.cancelling() > 1:
                 raise
             task.uncancel()
-            last = {"text": "", "model": wanted.model, "finish_reason": "cancelled"}
         finally:
             # Before the last piece is sent: then the client may use the id again.
-            del self._tasks[request_id]
-            self._cancelled.discard(request_id)
+            del self._requests[request_id]
         await self._say({"id": request_id} | last)
 
     async def _pieces(self, request_id: RequestId, wanted: Asked, caller: Caller) -> dict[str, Any]:
         """Send all pieces but the last, which is given."""
-        async with aclosing(self._service.generate(wanted.model, wanted.request, caller)) as pieces:
-            async for event in pieces:
+        async with aclosing(pieces(self._service, wanted, caller)) as events:
+            async for event in events:
                 told = PieceFields.of(wanted, event).model_dump(mode="json", exclude_none=True)
                 if event.finished is not None:
                     return told
@@ -222,6 +238,12 @@ class _Socket:
         with suppress(WebSocketDisconnect, WebSocketDisconnected, TimeoutError):
             async with asyncio.timeout(_CLOSING_SECONDS):
                 await self._websocket.close(code, reason)
+
+
+def _error(refusal: Refusal) -> dict[str, Any]:
+    """As in REST, and when to ask again, for which REST has a header."""
+    error: dict[str, Any] = body_of(refusal)["error"]
+    return error if refusal.retry_after is None else {**error, "retry_after": refusal.retry_after}
 
 
 def _checked_id(value: object) -> RequestId:

@@ -106,9 +106,8 @@ class TextWorker:
         self.stats = engine.engine.stats
         """What the engine has done, as of half a second ago at most."""
         self.context_length = engine.context_length
-        self.template_variables = (
-            frozenset() if engine.tokenizer.template is None else engine.tokenizer.template.variables
-        )
+        template = engine.tokenizer.template
+        self._variables: frozenset[str] = frozenset() if template is None else template.variables
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix=f"prompts of {name}")
         self._gone = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine of {name}")
@@ -158,8 +157,15 @@ class TextWorker:
 
     def _prepare(self, request: TextRequest) -> PreparedRequest:
         """On the second thread."""
+        self._refuse_what_is_much_too_long(request)
+        if unknown := sorted(request.template.keys() - self._variables):
+            raise Refusal(
+                "unsupported",
+                f"the chat template of {self._name} knows no {unknown[0]}",
+                "leave it out, or ask a model that was trained with it",
+                parameter=unknown[0],
+            )
         try:
-            self._refuse_what_is_much_too_long(request)
             prepared = self._engine.prepare(request)
         except PromptError as error:
             raise Refusal("invalid", error.message, error.hint) from error

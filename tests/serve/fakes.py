@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from aiasst.engine.requests import Sampling
 from aiasst.engine.text import TextEvent, TextRequest, TokenReport, TokenText, Usage
 from aiasst.serve.refusals import Refusal
 from aiasst.serve.service import Caller, ModelState, Vectors
@@ -41,7 +42,7 @@ def read_text(request: TextRequest) -> str:
 
 @dataclass
 class FakeService:
-    """Answers the words of what it reads, backwards, one a piece. "wait" in it: never; "endless": without end."""
+    """Answers the words of what it reads, backwards, one a piece. "wait" in it: one word, then nothing; "endless": without end."""
 
     refuse: Refusal | None = None
     refuse_after: int = 0
@@ -62,6 +63,9 @@ class FakeService:
             raise Refusal("not_found", f"there is no model {name!r}", "ask for one of " + ", ".join(NAMES))
         return state(name or NAMES[0])
 
+    def defaults(self, model: str) -> Sampling:
+        return Sampling(max_tokens=50, temperature=0.7)
+
     async def generate(self, model: str, request: TextRequest, caller: Caller) -> AsyncGenerator[TextEvent, None]:
         self.asked.append((model, request, caller))
         self.under_way += 1
@@ -78,10 +82,12 @@ class FakeService:
         words = read.split()[::-1][: request.sampling.max_tokens]
         if self.refuse is not None and self.refuse_after == 0:
             raise self.refuse
+        yield TextEvent(request.id, "", None, None)
         if "wait" in words:
             seconds = request.deadline_seconds
+            yield TextEvent(request.id, "well", None, None)
             await asyncio.sleep(3600 if seconds is None else seconds)
-            yield TextEvent(request.id, "", "deadline", Usage(len(read.split()), 0, 0))
+            yield TextEvent(request.id, "", "deadline", Usage(len(read.split()), 0, 1))
             return
         while "endless" in words:
             await asyncio.sleep(0)

@@ -9,12 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 
 from aiasst.serve import query, stream
-from aiasst.serve.forms import ErrorFields
-from aiasst.serve.refusals import Refusal
+from aiasst.serve.rest import errors
 from aiasst.serve.service import Service
 from aiasst.serve.settings import Limits
 
@@ -36,19 +34,15 @@ def application(service: Service, limits: Limits) -> FastAPI:
     app.include_router(query.router(service))
     app.include_router(stream.router(service, limits))
 
-    @app.exception_handler(Refusal)
-    async def refused(request: Request, refusal: Refusal) -> JSONResponse:
-        return JSONResponse({"error": ErrorFields.of(refusal).model_dump()}, refusal.status)
-
+    errors.install(app)
     return app
 
 
 @asynccontextmanager
 async def served(app: Any, **options: Any) -> AsyncIterator[int]:
     """The port on which `app` is served meanwhile."""
-    config = uvicorn.Config(
-        app, log_level="critical", lifespan="off", ws="websockets-sansio", timeout_graceful_shutdown=1, **options
-    )
+    options = {"lifespan": "off"} | options
+    config = uvicorn.Config(app, log_level="critical", ws="websockets-sansio", timeout_graceful_shutdown=1, **options)
     server = uvicorn.Server(config)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

@@ -106,7 +106,17 @@ def test_a_refusal_on_the_way_is_an_event() -> None:
     assert response.status_code == 200
     assert events_of(response.text) == [
         ("message", {"text": "two "}),
-        ("error", {"error": {"message": "the service stops. ask again", "code": "stopping"}}),
+        (
+            "error",
+            {
+                "error": {
+                    "message": "the service stops; ask again",
+                    "type": "server_error",
+                    "param": None,
+                    "code": "stopping",
+                }
+            },
+        ),
     ]
 
 
@@ -117,10 +127,10 @@ def test_a_refusal_on_the_way_is_an_event() -> None:
         ({"query": "a", "model": "nobody"}, "no model 'nobody'"),
         ({"query": "a", "params": {"temperature": -1}}, "temperature is -1"),
         ({"query": "a", "params": {"regex": "a", "grammar": "b"}}, "not 'regex' and 'grammar'"),
-        ({}, "Field required"),
+        ({}, "missing required parameter: query"),
         ({"query": 1}, "valid string"),
         ({"query": "a", "context": "b"}, "context"),
-        ({"query": "a", "questions": []}, "Extra inputs"),
+        ({"query": "a", "questions": []}, "unrecognized request argument: questions"),
         ({"query": "a", "params": {"max_tokens": "5"}}, "valid integer"),
         ([], "valid dictionary"),
     ],

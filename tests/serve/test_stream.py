@@ -97,6 +97,7 @@ def test_several_answers_at_once_and_one_of_them_is_cancelled() -> None:
         service = FakeService()
         async with connected(service) as client:
             await ask(client, {"id": "slow", "prompt": "wait"})
+            assert await hear(client) == {"id": "slow", "text": "well"}
             for number in range(20):
                 await ask(client, {"id": number, "prompt": f"a b {number}"})
             texts: dict[object, str] = {}
@@ -118,15 +119,34 @@ def test_several_answers_at_once_and_one_of_them_is_cancelled() -> None:
     run(work())
 
 
+def test_a_request_may_be_cancelled_before_it_has_begun() -> None:
+    async def work() -> None:
+        service = FakeService()
+        async with connected(service) as client:
+            for number in range(5):
+                # In one piece, so that the server reads both at once.
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(ask(client, {"id": number, "prompt": "wait"}))
+                    both.create_task(ask(client, {"cancel": number}))
+                assert (await answer(client, number))[-1]["finish_reason"] == "cancelled"
+            assert service.under_way == 0
+
+    run(work())
+
+
 def test_a_refusal_is_a_message_and_the_socket_goes_on() -> None:
     async def work() -> None:
         service = FakeService(refuse=Refusal("queue_full", "256 requests wait", "ask later", retry_after=2.5))
         async with connected(service) as client:
             await ask(client, {"id": 1, "prompt": "a"})
-            assert await hear(client) == {
-                "id": 1,
-                "error": {"message": "256 requests wait. ask later", "code": "queue_full", "retry_after": 2.5},
+            error = {
+                "message": "256 requests wait; ask later",
+                "type": "rate_limit_error",
+                "param": None,
+                "code": "queue_full",
+                "retry_after": 2.5,
             }
+            assert await hear(client) == {"id": 1, "error": error}
             service.refuse_after = 1
             await ask(client, {"id": 1, "prompt": "a b"})
             assert [list(message) for message in await answer(client, 1)] == [["id", "text"], ["id", "error"]]
@@ -179,6 +199,7 @@ def test_an_id_that_is_under_way_is_refused_without_ending_its_answer() -> None:
         service = FakeService()
         async with connected(service) as client:
             await ask(client, {"id": 1, "prompt": "wait"})
+            assert await hear(client) == {"id": 1, "text": "well"}
             await ask(client, {"id": 1, "prompt": "a"})
             heard = await hear(client)
             assert heard["id"] is None
@@ -194,7 +215,8 @@ def test_one_socket_has_so_many_answers_under_way_and_no_more() -> None:
         async with connected(service) as client:
             for number in range(stream.MOST_AT_ONCE + 1):
                 await ask(client, {"id": number, "prompt": "wait"})
-            heard = await hear(client)
+            while "error" not in (heard := await hear(client)):
+                pass
             assert (heard["id"], heard["error"]["code"]) == (stream.MOST_AT_ONCE, "queue_full")
             assert service.under_way == stream.MOST_AT_ONCE
 

@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import Request
 from pydantic import BaseModel
+from starlette.requests import HTTPConnection
 
 from aiasst.engine.requests import Finished
 from aiasst.engine.text import Usage
@@ -44,9 +44,9 @@ def usage_of(usage: Usage) -> dict[str, Any]:
     }
 
 
-def caller_of(request: Request) -> Caller:
+def caller_of(connection: HTTPConnection) -> Caller:
     """Whom the guard found to ask."""
-    caller = request.scope.get("state", {}).get("caller")
+    caller = connection.scope.get("state", {}).get("caller")
     return caller if isinstance(caller, Caller) else Caller()
 
 

@@ -16,6 +16,7 @@ from aiasst.engine.text import TextRequest, TokenReport, Usage
 from aiasst.serve.refusals import Refusal
 from aiasst.serve.rest.answering import Numbered, Whole, answers, refuse_nothing, used, whole_answers
 from aiasst.serve.rest.asked import constraint_of, sampling_of, several, stops_of
+from aiasst.serve.rest.bodies import JsonRoute
 from aiasst.serve.rest.common import FINISH_REASONS, UsageFields, caller_of, named, now, texts_or_ids, usage_of
 from aiasst.serve.rest.errors import body_of
 from aiasst.serve.rest.fields import ResponseFormat, SamplingFields, refuse_unsupported
@@ -87,7 +88,7 @@ class Asked:
 
 def router(service: Service) -> APIRouter:
     """The route."""
-    made = APIRouter(tags=["completions"])
+    made = APIRouter(tags=["completions"], route_class=JsonRoute)
 
     @made.post("/completions", response_model=Completion, responses=STREAM, summary="Continue texts")
     async def create(fields: CompletionFields, request: Request) -> Response:

@@ -28,6 +28,8 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _MARKS = (_OPEN, "[TOOL_CALLS]", "<|tool_call|>", "<|python_tag|>")
 _BLOCK = re.compile(re.escape(_OPEN) + r"(.*?)(?:" + re.escape(_CLOSE) + r"|\Z)", re.DOTALL)
 _SEPARATORS = " \t\r\n;,"
+_SPACING = {"whitespace_flexible": False, "whitespace_pattern": "", "item_separator": ", ", "key_separator": ": "}
+"""Of calls that must be made: as models were trained to write them, and no room for anything else (llguidance's own key)."""
 
 
 class FunctionFields(Strict):
@@ -112,7 +114,8 @@ def forced(tools: Sequence[Tool], choice: ToolChoice | None) -> Constraint | Non
     else:
         return None
     schemas = [_schema(tool.function) for tool in callable_]
-    return Constraint("json_schema", json.dumps(schemas[0] if len(schemas) == 1 else {"anyOf": schemas}))
+    whole = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    return Constraint("json_schema", json.dumps({**whole, "x-guidance": _SPACING}))
 
 
 class CallFilter:

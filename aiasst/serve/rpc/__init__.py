@@ -5,7 +5,7 @@ servicer.py   the calls
 messages.py   messages of the interface ↔ forms of the service
 statuses.py   refusals → status codes, metadata → who asks
 health.py     grpc.health.v1
-aiasst.proto  the interface; `make proto` writes aiasst_pb2*.py from it
+aiasst.proto  the interface; `make proto` writes aiasst_pb2*.py from it, *_grpc.py for clients
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61iasst/serve/rpc/aiasst.proto\x12\taiasst.v1\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\",\n\x04\x43hat\x12$\n\x08messages\x18\x01 \x03(\x0b\x32\x12.aiasst.v1.Message\"\x7f\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x1f\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0f.aiasst.v1.ChatH\x00\x12!\n\x06params\x18\x04 \x01(\x0b\x32\x11.aiasst.v1.ParamsB\x07\n\x05input\"`\n\x0cQueryRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x03 \x03(\t\x12!\n\x06params\x18\x04 \x01(\x0b\x32\x11.aiasst.v1.Params\"\x89\x05\n\x06Params\x12\x17\n\nmax_tokens\x18\x01 \x01(\x03H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x03H\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x01H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x01H\x07\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x08 \x01(\x01H\x08\x88\x01\x01\x12\x34\n\nlogit_bias\x18\t \x03(\x0b\x32 .aiasst.v1.Params.LogitBiasEntry\x12\x15\n\x08logprobs\x18\n \x01(\x03H\t\x88\x01\x01\x12\x11\n\x04seed\x18\x0b \x01(\x04H\n\x88\x01\x01\x12\x0c\n\x04stop\x18\x0c \x03(\t\x12\x15\n\x0bjson_schema\x18\r \x01(\tH\x00\x12\x0f\n\x05regex\x18\x0e \x01(\tH\x00\x12\x11\n\x07grammar\x18\x0f \x01(\tH\x00\x12\x1d\n\x10\x64\x65\x61\x64line_seconds\x18\x10 \x01(\x01H\x0b\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0c\n\nconstraintB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x0b\n\t_logprobsB\x07\n\x05_seedB\x13\n\x11_deadline_seconds\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x15\n\rcached_tokens\x18\x02 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x03\"2\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"N\n\x0bTokenReport\x12 \n\x06\x63hosen\x18\x01 \x01(\x0b\x32\x10.aiasst.v1.Token\x12\x1d\n\x03top\x18\x02 \x03(\x0b\x32\x10.aiasst.v1.Token\"\xaa\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12.\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x17.aiasst.v1.FinishReason\x12\x1f\n\x05usage\x18\x04 \x01(\x0b\x32\x10.aiasst.v1.Usage\x12(\n\x08logprobs\x18\x05 \x03(\x0b\x32\x16.aiasst.v1.TokenReport\"\xa7\x01\n\rGeneratePiece\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12.\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x17.aiasst.v1.FinishReason\x12\x1f\n\x05usage\x18\x04 \x01(\x0b\x32\x10.aiasst.v1.Usage\x12(\n\x08logprobs\x18\x05 \x03(\x0b\x32\x16.aiasst.v1.TokenReport\",\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"Y\n\rEmbedResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x07vectors\x18\x02 \x03(\x0b\x32\x11.aiasst.v1.Vector\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x03\"\x13\n\x11ListModelsRequest\"\xab\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0f\n\x07problem\x18\x05 \x01(\t\x12\x0f\n\x07\x63reated\x18\x06 \x01(\x03\x12\x14\n\x0cweight_bytes\x18\x07 \x01(\x03\x12\x16\n\x0e\x63ontext_length\x18\x08 \x01(\x03\x12\x19\n\x11has_chat_template\x18\t \x01(\x08\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.aiasst.v1.Model*\x98\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x04\x32\xa4\x03\n\tAssistant\x12\x43\n\x08Generate\x12\x1a.aiasst.v1.GenerateRequest\x1a\x1b.aiasst.v1.GenerateResponse\x12H\n\x0eGenerateStream\x12\x1a.aiasst.v1.GenerateRequest\x1a\x18.aiasst.v1.GeneratePiece0\x01\x12=\n\x05Query\x12\x17.aiasst.v1.QueryRequest\x1a\x1b.aiasst.v1.GenerateResponse\x12\x42\n\x0bQueryStream\x12\x17.aiasst.v1.QueryRequest\x1a\x18.aiasst.v1.GeneratePiece0\x01\x12:\n\x05\x45mbed\x12\x17.aiasst.v1.EmbedRequest\x1a\x18.aiasst.v1.EmbedResponse\x12I\n\nListModels\x12\x1c.aiasst.v1.ListModelsRequest\x1a\x1d.aiasst.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61iasst/serve/rpc/aiasst.proto\x12\taiasst.v1\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\",\n\x04\x43hat\x12$\n\x08messages\x18\x01 \x03(\x0b\x32\x12.aiasst.v1.Message\"\x7f\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x1f\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0f.aiasst.v1.ChatH\x00\x12!\n\x06params\x18\x04 \x01(\x0b\x32\x11.aiasst.v1.ParamsB\x07\n\x05input\"`\n\x0cQueryRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x03 \x03(\t\x12!\n\x06params\x18\x04 \x01(\x0b\x32\x11.aiasst.v1.Params\"\xad\x05\n\x06Params\x12\x17\n\nmax_tokens\x18\x01 \x01(\x03H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x03H\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x01H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x01H\x07\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x08 \x01(\x01H\x08\x88\x01\x01\x12\x34\n\nlogit_bias\x18\t \x03(\x0b\x32 .aiasst.v1.Params.LogitBiasEntry\x12\x15\n\x08logprobs\x18\n \x01(\x03H\t\x88\x01\x01\x12\x11\n\x04seed\x18\x0b \x01(\x04H\n\x88\x01\x01\x12\x0c\n\x04stop\x18\x0c \x03(\t\x12\x15\n\x0bjson_schema\x18\r \x01(\tH\x00\x12\x0f\n\x05regex\x18\x0e \x01(\tH\x00\x12\x11\n\x07grammar\x18\x0f \x01(\tH\x00\x12\x1d\n\x10\x64\x65\x61\x64line_seconds\x18\x10 \x01(\x01H\x0b\x88\x01\x01\x12\x15\n\x08priority\x18\x11 \x01(\x03H\x0c\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0c\n\nconstraintB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x0b\n\t_logprobsB\x07\n\x05_seedB\x13\n\x11_deadline_secondsB\x0b\n\t_priority\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x15\n\rcached_tokens\x18\x02 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x03\"2\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"N\n\x0bTokenReport\x12 \n\x06\x63hosen\x18\x01 \x01(\x0b\x32\x10.aiasst.v1.Token\x12\x1d\n\x03top\x18\x02 \x03(\x0b\x32\x10.aiasst.v1.Token\"\xaa\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12.\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x17.aiasst.v1.FinishReason\x12\x1f\n\x05usage\x18\x04 \x01(\x0b\x32\x10.aiasst.v1.Usage\x12(\n\x08logprobs\x18\x05 \x03(\x0b\x32\x16.aiasst.v1.TokenReport\"\xa7\x01\n\rGeneratePiece\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12.\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x17.aiasst.v1.FinishReason\x12\x1f\n\x05usage\x18\x04 \x01(\x0b\x32\x10.aiasst.v1.Usage\x12(\n\x08logprobs\x18\x05 \x03(\x0b\x32\x16.aiasst.v1.TokenReport\",\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"Y\n\rEmbedResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x07vectors\x18\x02 \x03(\x0b\x32\x11.aiasst.v1.Vector\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x03\"\x13\n\x11ListModelsRequest\"\xab\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0f\n\x07problem\x18\x05 \x01(\t\x12\x0f\n\x07\x63reated\x18\x06 \x01(\x03\x12\x14\n\x0cweight_bytes\x18\x07 \x01(\x03\x12\x16\n\x0e\x63ontext_length\x18\x08 \x01(\x03\x12\x19\n\x11has_chat_template\x18\t \x01(\x08\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.aiasst.v1.Model*\x98\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x04\x32\xa4\x03\n\tAssistant\x12\x43\n\x08Generate\x12\x1a.aiasst.v1.GenerateRequest\x1a\x1b.aiasst.v1.GenerateResponse\x12H\n\x0eGenerateStream\x12\x1a.aiasst.v1.GenerateRequest\x1a\x18.aiasst.v1.GeneratePiece0\x01\x12=\n\x05Query\x12\x17.aiasst.v1.QueryRequest\x1a\x1b.aiasst.v1.GenerateResponse\x12\x42\n\x0bQueryStream\x12\x17.aiasst.v1.QueryRequest\x1a\x18.aiasst.v1.GeneratePiece0\x01\x12:\n\x05\x45mbed\x12\x17.aiasst.v1.EmbedRequest\x1a\x18.aiasst.v1.EmbedResponse\x12I\n\nListModels\x12\x1c.aiasst.v1.ListModelsRequest\x1a\x1d.aiasst.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_PARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=1983
-  _globals['_FINISHREASON']._serialized_end=2135
+  _globals['_FINISHREASON']._serialized_start=2019
+  _globals['_FINISHREASON']._serialized_end=2171
   _globals['_MESSAGE']._serialized_start=44
   _globals['_MESSAGE']._serialized_end=84
   _globals['_CHAT']._serialized_start=86
@@ -44,31 +44,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUERYREQUEST']._serialized_start=261
   _globals['_QUERYREQUEST']._serialized_end=357
   _globals['_PARAMS']._serialized_start=360
-  _globals['_PARAMS']._serialized_end=1009
-  _globals['_PARAMS_LOGITBIASENTRY']._serialized_start=777
-  _globals['_PARAMS_LOGITBIASENTRY']._serialized_end=825
-  _globals['_USAGE']._serialized_start=1011
-  _globals['_USAGE']._serialized_end=1091
-  _globals['_TOKEN']._serialized_start=1093
-  _globals['_TOKEN']._serialized_end=1143
-  _globals['_TOKENREPORT']._serialized_start=1145
-  _globals['_TOKENREPORT']._serialized_end=1223
-  _globals['_GENERATERESPONSE']._serialized_start=1226
-  _globals['_GENERATERESPONSE']._serialized_end=1396
-  _globals['_GENERATEPIECE']._serialized_start=1399
-  _globals['_GENERATEPIECE']._serialized_end=1566
-  _globals['_EMBEDREQUEST']._serialized_start=1568
-  _globals['_EMBEDREQUEST']._serialized_end=1612
-  _globals['_VECTOR']._serialized_start=1614
-  _globals['_VECTOR']._serialized_end=1638
-  _globals['_EMBEDRESPONSE']._serialized_start=1640
-  _globals['_EMBEDRESPONSE']._serialized_end=1729
-  _globals['_LISTMODELSREQUEST']._serialized_start=1731
-  _globals['_LISTMODELSREQUEST']._serialized_end=1750
-  _globals['_MODEL']._serialized_start=1753
-  _globals['_MODEL']._serialized_end=1924
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1926
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1980
-  _globals['_ASSISTANT']._serialized_start=2138
-  _globals['_ASSISTANT']._serialized_end=2558
+  _globals['_PARAMS']._serialized_end=1045
+  _globals['_PARAMS_LOGITBIASENTRY']._serialized_start=800
+  _globals['_PARAMS_LOGITBIASENTRY']._serialized_end=848
+  _globals['_USAGE']._serialized_start=1047
+  _globals['_USAGE']._serialized_end=1127
+  _globals['_TOKEN']._serialized_start=1129
+  _globals['_TOKEN']._serialized_end=1179
+  _globals['_TOKENREPORT']._serialized_start=1181
+  _globals['_TOKENREPORT']._serialized_end=1259
+  _globals['_GENERATERESPONSE']._serialized_start=1262
+  _globals['_GENERATERESPONSE']._serialized_end=1432
+  _globals['_GENERATEPIECE']._serialized_start=1435
+  _globals['_GENERATEPIECE']._serialized_end=1602
+  _globals['_EMBEDREQUEST']._serialized_start=1604
+  _globals['_EMBEDREQUEST']._serialized_end=1648
+  _globals['_VECTOR']._serialized_start=1650
+  _globals['_VECTOR']._serialized_end=1674
+  _globals['_EMBEDRESPONSE']._serialized_start=1676
+  _globals['_EMBEDRESPONSE']._serialized_end=1765
+  _globals['_LISTMODELSREQUEST']._serialized_start=1767
+  _globals['_LISTMODELSREQUEST']._serialized_end=1786
+  _globals['_MODEL']._serialized_start=1789
+  _globals['_MODEL']._serialized_end=1960
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1962
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2016
+  _globals['_ASSISTANT']._serialized_start=2174
+  _globals['_ASSISTANT']._serialized_end=2594
 # @@protoc_insertion_point(module_scope)

@@ -7,8 +7,9 @@ from typing import Any
 
 from aiasst.engine.requests import Finished
 from aiasst.engine.text import TextEvent, TokenReport, TokenText, Usage
-from aiasst.serve.forms import Answer, Asked, AskFields
+from aiasst.serve.forms import Asked, AskFields, ended
 from aiasst.serve.refusals import Refusal
+from aiasst.serve.rest.answering import Whole
 from aiasst.serve.rpc import aiasst_pb2 as pb
 from aiasst.serve.service import ModelState, Vectors
 
@@ -36,13 +37,14 @@ def asks_of(request: pb.GenerateRequest | pb.QueryRequest) -> AskFields:
     return AskFields.checked(data, "the request")
 
 
-def response_of(asked: Asked, answer: Answer) -> pb.GenerateResponse:
-    """A whole answer."""
+def response_of(asked: Asked, answer: Whole) -> pb.GenerateResponse:
+    """A complete answer."""
+    finished, usage = ended(answer)
     return pb.GenerateResponse(
         text=answer.text,
         model=asked.model,
-        finish_reason=_FINISHED[answer.finished],
-        usage=_usage(answer.usage),
+        finish_reason=_FINISHED[finished],
+        usage=_usage(usage),
         logprobs=map(_report, answer.tokens),
     )
 

@@ -6,18 +6,16 @@ service's generators are closed with it. A piece is written when the client has 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 import grpc
 
-from aiasst.engine.text import TextEvent
-from aiasst.serve.forms import Asked, asked, whole
+from aiasst.serve.forms import Asked, answer, asked, pieces
 from aiasst.serve.refusals import Refusal
 from aiasst.serve.rpc import aiasst_pb2 as pb
 from aiasst.serve.rpc.messages import asks_of, embedded_of, model_of, piece_of, response_of
-from aiasst.serve.rpc.statuses import Authorize, caller_of, refusing
+from aiasst.serve.rpc.statuses import Authorize, caller_of
 from aiasst.serve.service import Caller, Service
 
 
@@ -32,33 +30,28 @@ class _Call:
 
 
 class Assistant:
-    """The calls of `aiasst.v1.Assistant`, by their names."""
+    """The calls of `aiasst.v1.Assistant`, by their names; each may raise a Refusal."""
 
     def __init__(self, service: Service, authorize: Authorize) -> None:
         self._service = service
         self._authorize = authorize
 
-    @refusing
     async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
         """Continue a prompt, or answer a chat."""
         return await self._answer(request, context)
 
-    @refusing
     async def GenerateStream(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> None:
         """The same in pieces."""
         await self._pieces(request, context)
 
-    @refusing
     async def Query(self, request: pb.QueryRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
         """Answer a query over passages of context."""
         return await self._answer(request, context)
 
-    @refusing
     async def QueryStream(self, request: pb.QueryRequest, context: grpc.aio.ServicerContext) -> None:
         """The same in pieces."""
         await self._pieces(request, context)
 
-    @refusing
     async def Embed(self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext) -> pb.EmbedResponse:
         """Texts to vectors."""
         caller = caller_of(context, self._authorize)
@@ -67,7 +60,6 @@ class Assistant:
             raise Refusal("invalid", "there is no text", "give at least one", parameter="texts")
         return embedded_of(model, await self._service.embed(model, list(request.texts), caller))
 
-    @refusing
     async def ListModels(
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListModelsResponse:
@@ -79,13 +71,13 @@ class Assistant:
         self, request: pb.GenerateRequest | pb.QueryRequest, context: grpc.aio.ServicerContext
     ) -> pb.GenerateResponse:
         call = self._understood(request, context)
-        answer = await whole(self._events(call))
-        _keep_deadline(call, answer.finished == "deadline")
-        return response_of(call.asked, answer)
+        made = await answer(self._service, call.asked, call.caller)
+        _keep_deadline(call, made.finished == "deadline")
+        return response_of(call.asked, made)
 
     async def _pieces(self, request: pb.GenerateRequest | pb.QueryRequest, context: grpc.aio.ServicerContext) -> None:
         call = self._understood(request, context)
-        async with aclosing(self._events(call)) as events:
+        async with aclosing(pieces(self._service, call.asked, call.caller)) as events:
             async for event in events:
                 await context.write(piece_of(call.asked, event))
                 _keep_deadline(call, event.finished == "deadline")
@@ -100,9 +92,6 @@ class Assistant:
         if left <= 0:
             raise _over()
         return _Call(replace(wanted, request=replace(wanted.request, deadline_seconds=left)), caller, bound=True)
-
-    def _events(self, call: _Call) -> AsyncGenerator[TextEvent, None]:
-        return self._service.generate(call.asked.model, call.asked.request, call.caller)
 
 
 def _keep_deadline(call: _Call, over: bool) -> None:

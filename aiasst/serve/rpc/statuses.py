@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Coroutine
-from functools import wraps
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 
-from aiasst.serve.forms import in_words
 from aiasst.serve.refusals import GRPC_CODE, Refusal
 from aiasst.serve.service import Caller
 
@@ -18,23 +18,35 @@ Authorize = Callable[[str | None, str], Caller]
 """(metadata "authorization", address of the peer) → who asks; raises a Refusal."""
 
 
-_S = TypeVar("_S")
-_Request = TypeVar("_Request")
+_Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response")
-_Handler = Callable[[_S, _Request, grpc.aio.ServicerContext], Coroutine[Any, Any, _Response]]
 
 
-def refusing(call: _Handler[_S, _Request, _Response]) -> _Handler[_S, _Request, _Response]:
-    """The call, ended with the status of whatever Refusal it raises."""
+def answering(
+    call: Callable[[_Request, grpc.aio.ServicerContext], Coroutine[Any, Any, _Response]], read: type[_Request]
+) -> Callable[[bytes, grpc.aio.ServicerContext], Coroutine[Any, Any, _Response]]:
+    """The call, taking bytes of a message of the type `read`; it ends with the status of any Refusal that it raises."""
 
-    @wraps(call)
-    async def answered(self: _S, request: _Request, context: grpc.aio.ServicerContext) -> _Response:
+    async def answered(data: bytes, context: grpc.aio.ServicerContext) -> _Response:
         try:
-            return await call(self, request, context)
+            return await call(_read(data, read), context)
         except Refusal as refusal:
             await abort(context, refusal)
+        except grpc.aio.InternalError:
+            # A write failed: the client has gone, and gRPC has not cancelled us yet. Nobody hears an answer.
+            raise asyncio.CancelledError from None
 
     return answered
+
+
+def _read(data: bytes, kind: type[_Request]) -> _Request:
+    try:
+        message: _Request = kind.FromString(data)
+    except DecodeError:
+        # Left to gRPC, it would be a fault of ours, with a traceback in the log.
+        name = kind.DESCRIPTOR.full_name
+        raise Refusal("invalid", f"the bytes are no message {name}", "write them with the service's .proto") from None
+    return message
 
 
 async def abort(context: grpc.aio.ServicerContext, refusal: Refusal) -> NoReturn:
@@ -44,7 +56,8 @@ async def abort(context: grpc.aio.ServicerContext, refusal: Refusal) -> NoReturn
         metadata.append(("aiasst-param", refusal.parameter))
     if refusal.retry_after is not None:
         metadata.append(("retry-after", str(max(1, math.ceil(refusal.retry_after)))))
-    await context.abort(grpc.StatusCode[GRPC_CODE[refusal.reason]], in_words(refusal), tuple(metadata))
+    words = f"{refusal.message}; {refusal.hint}" if refusal.hint else refusal.message
+    await context.abort(grpc.StatusCode[GRPC_CODE[refusal.reason]], words, tuple(metadata))
     raise AssertionError("abort returned")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import pytest
@@ -20,6 +20,7 @@ from aiasst.errors import ArtifactError, ResourceError
 from aiasst.serve import rpc
 from aiasst.serve.refusals import GRPC_CODE, HTTP_STATUS, Refusal
 from aiasst.serve.rpc import aiasst_pb2 as pb
+from aiasst.serve.rpc import health
 from aiasst.serve.rpc.aiasst_pb2_grpc import AssistantStub
 from aiasst.serve.rpc.server import RpcServer
 from aiasst.serve.rpc.statuses import address_of
@@ -28,15 +29,11 @@ from aiasst.serve.settings import Limits, ServeSettings, Tls
 from tests.serve.fakes import FakeService
 
 SETTINGS = ServeSettings(grpc_port=0)
-T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, object]], object]
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    async def bounded() -> T:
-        async with asyncio.timeout(60):
-            return await work
-
-    return asyncio.run(bounded())
+async def read_all(call: Any) -> list[str]:
+    return [piece.text async for piece in call]
 
 
 def anyone(authorization: str | None, address: str) -> Caller:
@@ -61,7 +58,7 @@ async def started(
             await server.stop(None)
 
 
-def test_generate_answers_whole_and_in_pieces() -> None:
+def test_generate_answers_whole_and_in_pieces(run: Run) -> None:
     async def work() -> None:
         service = FakeService()
         async with started(service) as (_, channel):
@@ -83,13 +80,13 @@ def test_generate_answers_whole_and_in_pieces() -> None:
     run(work())
 
 
-def test_every_parameter_arrives() -> None:
+def test_every_parameter_arrives(run: Run) -> None:
     async def work() -> None:
         service = FakeService()
         params = pb.Params(
             max_tokens=5, temperature=0.5, top_k=3, top_p=0.9, min_p=0.1, repetition_penalty=1.1, frequency_penalty=0.5,
             presence_penalty=-0.5, logit_bias={7: -100.0}, logprobs=1, seed=2**40, stop=["a", "b"],
-            json_schema='{"type": "object"}', deadline_seconds=9.0,
+            json_schema='{"type": "object"}', deadline_seconds=9.0, priority=-3,
         )  # fmt: skip
         assert {field.name for field, _ in params.ListFields()} | {"regex", "grammar"} == set(
             pb.Params.DESCRIPTOR.fields_by_name
@@ -102,14 +99,14 @@ def test_every_parameter_arrives() -> None:
         assert request.stop == ("a", "b")
         assert request.constraint is not None
         assert request.constraint.text == '{"type": "object"}'
-        assert request.deadline_seconds == 9.0
+        assert (request.deadline_seconds, request.priority) == (9.0, -3)
         assert [report.chosen.text for report in answer.logprobs] == ["two", "one"]
         assert [token.logprob for token in answer.logprobs[0].top] == [-0.5, -1.5]
 
     run(work())
 
 
-def test_a_chat_and_a_query_go_through_the_template() -> None:
+def test_a_chat_and_a_query_go_through_the_template(run: Run) -> None:
     async def work() -> None:
         service = FakeService()
         async with started(service) as (_, channel):
@@ -129,7 +126,7 @@ def test_a_chat_and_a_query_go_through_the_template() -> None:
     run(work())
 
 
-def test_embed_and_list_models() -> None:
+def test_embed_and_list_models(run: Run) -> None:
     async def work() -> None:
         async with started(FakeService()) as (_, channel):
             stub = AssistantStub(channel)
@@ -148,7 +145,7 @@ def test_embed_and_list_models() -> None:
 
 @pytest.mark.parametrize("reason", HTTP_STATUS)
 @pytest.mark.parametrize("call", ["Generate", "GenerateStream"])
-def test_every_refusal_has_its_status_message_and_metadata(reason: Any, call: str) -> None:
+def test_every_refusal_has_its_status_message_and_metadata(run: Run, reason: Any, call: str) -> None:
     refusal = Refusal(reason, "Das geht so nicht", "später", retry_after=2.2, parameter="prompt")
 
     async def work() -> None:
@@ -157,14 +154,14 @@ def test_every_refusal_has_its_status_message_and_metadata(reason: Any, call: st
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await (made if call == "Generate" else made.read())
         assert caught.value.code() == grpc.StatusCode[GRPC_CODE[reason]]
-        assert caught.value.details() == "Das geht so nicht. später"
+        assert caught.value.details() == "Das geht so nicht; später"
         told = dict(caught.value.trailing_metadata() or ())
         assert (told["retry-after"], told["aiasst-reason"], told["aiasst-param"]) == ("3", reason, "prompt")
 
     run(work())
 
 
-def test_a_refusal_on_the_way_comes_after_the_pieces() -> None:
+def test_a_refusal_on_the_way_comes_after_the_pieces(run: Run) -> None:
     async def work() -> None:
         async with started(FakeService(refuse=Refusal("stopping", "going down"), refuse_after=2)) as (_, channel):
             pieces = AssistantStub(channel).GenerateStream(pb.GenerateRequest(prompt="one two three"))
@@ -191,7 +188,7 @@ def test_a_refusal_on_the_way_comes_after_the_pieces() -> None:
         (pb.GenerateRequest(prompt="a", model="nobody"), "there is no model 'nobody'"),
     ],
 )
-def test_a_wrong_request_says_what_is_wrong(request_: pb.GenerateRequest, words: str) -> None:
+def test_a_wrong_request_says_what_is_wrong(run: Run, request_: pb.GenerateRequest, words: str) -> None:
     async def work() -> None:
         async with started(FakeService()) as (_, channel):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -203,13 +200,13 @@ def test_a_wrong_request_says_what_is_wrong(request_: pb.GenerateRequest, words:
 
 
 @pytest.mark.parametrize("call", ["Generate", "GenerateStream"])
-def test_the_deadline_of_a_call_ends_its_work(call: str) -> None:
+def test_the_deadline_of_a_call_ends_its_work(run: Run, call: str) -> None:
     async def work() -> None:
         service = FakeService()
         async with started(service) as (_, channel):
             made = getattr(AssistantStub(channel), call)(pb.GenerateRequest(prompt="wait"), timeout=0.3)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await (made if call == "Generate" else made.read())
+                await (made if call == "Generate" else read_all(made))
             assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
             await service.ended.wait()
             assert service.under_way == 0
@@ -220,7 +217,7 @@ def test_the_deadline_of_a_call_ends_its_work(call: str) -> None:
     run(work())
 
 
-def test_a_deadline_of_the_request_gives_what_there_is() -> None:
+def test_a_deadline_of_the_request_gives_what_there_is(run: Run) -> None:
     async def work() -> None:
         async with started(FakeService()) as (_, channel):
             request = pb.GenerateRequest(prompt="wait", params=pb.Params(deadline_seconds=0.05))
@@ -231,12 +228,12 @@ def test_a_deadline_of_the_request_gives_what_there_is() -> None:
 
 
 @pytest.mark.parametrize("call", ["Generate", "GenerateStream"])
-def test_cancelling_a_call_ends_its_work(call: str) -> None:
+def test_cancelling_a_call_ends_its_work(run: Run, call: str) -> None:
     async def work() -> None:
         service = FakeService()
         async with started(service) as (_, channel):
             made = getattr(AssistantStub(channel), call)(pb.GenerateRequest(prompt="wait"))
-            reading = asyncio.ensure_future(made if call == "Generate" else made.read())
+            reading = asyncio.ensure_future(made if call == "Generate" else read_all(made))
             while not service.asked:
                 await asyncio.sleep(0.01)
             made.cancel()
@@ -248,7 +245,7 @@ def test_cancelling_a_call_ends_its_work(call: str) -> None:
     run(work())
 
 
-def test_a_client_that_does_not_read_holds_the_answer_back() -> None:
+def test_a_client_that_does_not_read_holds_the_answer_back(run: Run) -> None:
     async def work() -> None:
         service = FakeService()
         async with started(service) as (_, channel):
@@ -265,7 +262,7 @@ def test_a_client_that_does_not_read_holds_the_answer_back() -> None:
     run(work())
 
 
-def test_a_client_that_goes_ends_its_work() -> None:
+def test_a_client_that_goes_ends_its_work(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> None:
         service = FakeService()
         async with started(service) as (server, channel):
@@ -277,9 +274,10 @@ def test_a_client_that_goes_ends_its_work() -> None:
             assert (await AssistantStub(channel).Generate(pb.GenerateRequest(prompt="a"))).text == "a "
 
     run(work())
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_a_key_is_asked_for_by_every_call_but_health() -> None:
+def test_a_key_is_asked_for_by_every_call_but_health(run: Run) -> None:
     async def work() -> None:
         service = FakeService()
         async with started(service, authorize=only_anna) as (_, channel):
@@ -303,7 +301,7 @@ def test_a_key_is_asked_for_by_every_call_but_health() -> None:
     run(work())
 
 
-def test_health_follows_the_service() -> None:
+def test_health_follows_the_service(run: Run) -> None:
     async def work() -> None:
         service = FakeService()
         serving, down = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -323,17 +321,45 @@ def test_health_follows_the_service() -> None:
             assert (await watched.read()).status == serving
             service.accepting = False
             assert await now("") == down
+            strange = stub.Watch(health_pb2.HealthCheckRequest(service="nobody"))
+            assert (await strange.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await now("nobody")
             assert caught.value.code() == grpc.StatusCode.NOT_FOUND
-            stopping = asyncio.ensure_future(server.stop(0.5))
-            assert (await watched.read()).status == down
+            service.accepting = True
+            listed = (await stub.List(health_pb2.HealthListRequest())).statuses
+            assert {name: told.status for name, told in listed.items()} == {"": serving, "aiasst.v1.Assistant": serving}
+            # Who watches is told, and does not hold the server up.
+            stopping = asyncio.ensure_future(server.stop(50))
+            last = None
+            while (told := await watched.read()) is not grpc.aio.EOF:
+                last = told.status
+            assert last == down
             await stopping
 
     run(work())
 
 
-def test_reflection_tells_the_interface() -> None:
+def test_not_everyone_may_watch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MOST_WATCHING", 2)
+
+    async def work() -> None:
+        async with started(FakeService()) as (_, channel):
+            stub = health_pb2_grpc.HealthStub(channel)
+            watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+            for each in watching:
+                await each.read()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Watch(health_pb2.HealthCheckRequest()).read()
+            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            watching[0].cancel()
+            await asyncio.sleep(0.2)
+            assert (await stub.Watch(health_pb2.HealthCheckRequest()).read()).status
+
+    run(work())
+
+
+def test_reflection_tells_the_interface(run: Run) -> None:
     async def work() -> None:
         async with started(FakeService()) as (server, _):
 
@@ -355,7 +381,7 @@ def test_reflection_tells_the_interface() -> None:
 
 
 @pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip])
-def test_a_message_that_is_too_large_is_refused(compression: grpc.Compression | None) -> None:
+def test_a_message_that_is_too_large_is_refused(run: Run, compression: grpc.Compression | None) -> None:
     settings = ServeSettings(grpc_port=0, limits=Limits(most_body_bytes=10_000))
 
     async def work() -> None:
@@ -371,12 +397,13 @@ def test_a_message_that_is_too_large_is_refused(compression: grpc.Compression | 
     run(work())
 
 
-def test_bytes_that_are_no_message_are_refused_and_the_server_goes_on() -> None:
+def test_bytes_that_are_no_message_are_refused_and_the_server_goes_on(run: Run) -> None:
     async def work() -> None:
         async with started(FakeService()) as (server, channel):
             raw = channel.unary_unary("/aiasst.v1.Assistant/Generate")
-            with pytest.raises(grpc.aio.AioRpcError):
+            with pytest.raises(grpc.aio.AioRpcError, match=r"no message aiasst\.v1\.GenerateRequest") as caught:
                 await raw(b"\xff" * 100)
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await channel.unary_unary("/aiasst.v1.Assistant/Nothing")(b"")
             assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
@@ -389,7 +416,7 @@ def test_bytes_that_are_no_message_are_refused_and_the_server_goes_on() -> None:
     run(work())
 
 
-def test_stop_lets_calls_end() -> None:
+def test_stop_lets_calls_end(run: Run) -> None:
     async def work() -> None:
         async with started(FakeService()) as (server, channel):
             stub = AssistantStub(channel)
@@ -405,7 +432,7 @@ def test_stop_lets_calls_end() -> None:
     run(work())
 
 
-def test_a_port_that_is_taken_is_told() -> None:
+def test_a_port_that_is_taken_is_told(run: Run) -> None:
     async def work() -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -428,7 +455,7 @@ def certificate(folder: Path) -> Tls:
     return tls
 
 
-def test_with_a_certificate_only_tls_is_spoken(tmp_path: Path) -> None:
+def test_with_a_certificate_only_tls_is_spoken(run: Run, tmp_path: Path) -> None:
     tls = certificate(tmp_path)
 
     async def work() -> None:
@@ -442,7 +469,7 @@ def test_with_a_certificate_only_tls_is_spoken(tmp_path: Path) -> None:
     run(work())
 
 
-def test_files_that_are_no_certificate_are_told_before_anyone_connects(tmp_path: Path) -> None:
+def test_files_that_are_no_certificate_are_told_before_anyone_connects(run: Run, tmp_path: Path) -> None:
     wrong = tmp_path / "cert.pem"
     wrong.write_text("hello")
     for tls, words in (
