@@ -35,8 +35,36 @@ SOUND: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"model": "chat", "input": SECRET},
     "/v1/query": {"model": "chat", "query": SECRET, "context": [SECRET], "params": {"max_tokens": 2}},
 }
-FIELDS = ("model", "prompt", "messages", "input", "query", "context", "params", "stop", "logit_bias", "user", "tools", "seed")
-VALUES: tuple[Any, ...] = ("\ud800", "\0", "", SECRET * 2000, [], {}, None, -1, 10**30, 1e400, [[]], [None], [SECRET, 1], {"a": {}})
+FIELDS = (
+    "model",
+    "prompt",
+    "messages",
+    "input",
+    "query",
+    "context",
+    "params",
+    "stop",
+    "logit_bias",
+    "user",
+    "tools",
+    "seed",
+)
+VALUES: tuple[Any, ...] = (
+    "\ud800",
+    "\0",
+    "",
+    SECRET * 2000,
+    [],
+    {},
+    None,
+    -1,
+    10**30,
+    1e400,
+    [[]],
+    [None],
+    [SECRET, 1],
+    {"a": {}},
+)
 BODIES = (
     b"",
     b"{",
@@ -81,7 +109,15 @@ def test_no_body_is_a_failure(service: Whole, path: str) -> None:
 
 
 def test_no_path_and_no_method_is_a_failure(service: Whole) -> None:
-    paths = ("/v1/models/%ff", "/v1/models/%00", "/v1/models/" + "x" * 5000, "/v1/responses/%ff", "/page/%ff", "/%e2%80%ae", "/v1")
+    paths = (
+        "/v1/models/%ff",
+        "/v1/models/%00",
+        "/v1/models/" + "x" * 5000,
+        "/v1/responses/%ff",
+        "/page/%ff",
+        "/%e2%80%ae",
+        "/v1",
+    )
     with service.client() as client:
         for path in (*paths, f"/v1/models?prompt={SECRET}", f"/v1/models?api_key={KEY}"):
             for method in ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "TRACE", "PATCH", "NONSENSE"):
@@ -94,7 +130,11 @@ def open_socket(service: Whole) -> ClientConnection:
 
 
 def test_no_message_of_a_websocket_is_a_failure(service: Whole) -> None:
-    texts = [json.dumps({"id": 1, "prompt": SECRET, "params": {"max_tokens": 2}} | {field: value}) for field in FIELDS for value in VALUES]
+    texts = [
+        json.dumps({"id": 1, "prompt": SECRET, "params": {"max_tokens": 2}} | {field: value})
+        for field in FIELDS
+        for value in VALUES
+    ]
     texts += [body.decode("utf-8", "ignore") for body in BODIES]
     texts += ['{"cancel": []}', '{"cancel": "\\ud800"}', '{"id": "\\ud800"}', '{"id": {}}', f'{{"id": "{SECRET}"}}']
     for text in texts:
@@ -117,7 +157,9 @@ def test_no_call_of_grpc_is_a_failure(service: Whole) -> None:
         for name in calls:
             for data in wrong:
                 call = channel.unary_stream(f"/aiasst.v1.Assistant/{name}")
-                with pytest.raises(grpc.RpcError) if data and name != "ListModels" else suppress(grpc.RpcError) as caught:
+                with (
+                    pytest.raises(grpc.RpcError) if data and name != "ListModels" else suppress(grpc.RpcError) as caught
+                ):
                     list(call(data, metadata=METADATA, timeout=PATIENCE))
                 if caught is not None and isinstance(caught.value, grpc.Call):
                     assert caught.value.code().name not in ("UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED"), (name, data)
@@ -144,7 +186,10 @@ def half_closed(service: Whole) -> None:
 def hung_up(service: Whole) -> None:
     """A reset in the midst of an answer, and one in the midst of a request."""
     body = json.dumps({"model": "chat", "prompt": SECRET, "max_tokens": 2000}).encode()
-    for sent in (post("/v1/completions", b"content-length: %d\r\n" % len(body)) + body, post("/v1/query", b"content-length: 9\r\n")):
+    for sent in (
+        post("/v1/completions", b"content-length: %d\r\n" % len(body)) + body,
+        post("/v1/query", b"content-length: 9\r\n"),
+    ):
         with raw(service) as connection:
             connection.sendall(sent)
             time.sleep(0.05)
@@ -162,9 +207,14 @@ def sockets_hung_up(service: Whole) -> None:
 
 def strangers(service: Whole) -> None:
     with pytest.raises(InvalidStatus):
-        connect(f"ws://127.0.0.1:{service.port}/v1/stream", additional_headers={"authorization": "Bearer no"}).__enter__()
+        connect(
+            f"ws://127.0.0.1:{service.port}/v1/stream", additional_headers={"authorization": "Bearer no"}
+        ).__enter__()
     assert httpx.post(f"{service.url}/v1/completions", json={"prompt": SECRET}).status_code == 401
-    with grpc.insecure_channel(f"127.0.0.1:{service.grpc_port}") as channel, pytest.raises(grpc.RpcError, match="UNAUTH"):
+    with (
+        grpc.insecure_channel(f"127.0.0.1:{service.grpc_port}") as channel,
+        pytest.raises(grpc.RpcError, match="UNAUTH"),
+    ):
         AssistantStub(channel).Generate(pb.GenerateRequest(prompt=SECRET), timeout=PATIENCE)
 
 
@@ -196,7 +246,9 @@ def raw(service: Whole) -> socket.socket:
 
 
 def post(path: str, headers: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
+    )
     return head.encode() + headers + b"\r\n"
 
 

@@ -37,9 +37,7 @@ class Page:
         return self.browser.execute_script(script, selector)
 
     def button(self, label: str) -> Any:
-        return next(
-            one for one in reversed(self.browser.find_elements(By.CSS_SELECTOR, "button")) if one.text == label
-        )
+        return next(one for one in reversed(self.browser.find_elements(By.CSS_SELECTOR, "button")) if one.text == label)
 
     def type(self, text: str) -> None:
         self.find("#question").send_keys(text)
@@ -214,7 +212,9 @@ def test_narrow_screens_dark_and_light(browser: Any, service: Service) -> None:
     browser.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     )
-    service.answer = "`" + "x" * 300 + "`\n\n```\n" + "y " * 200 + "\n```\n\n| " + " | ".join("abcdefghij") + " |\n|" + "---|" * 10
+    service.answer = (
+        "`" + "x" * 300 + "`\n\n```\n" + "y " * 200 + "\n```\n\n| " + " | ".join("abcdefghij") + " |\n|" + "---|" * 10
+    )
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 320, "height": 640, "deviceScaleFactor": 1, "mobile": True}
     )
@@ -223,7 +223,9 @@ def test_narrow_screens_dark_and_light(browser: Any, service: Service) -> None:
         assert browser.execute_script("return document.documentElement.dataset.theme") == "dark"
         page.ask("hello " * 30)
         page.answered()
-        width = browser.execute_script("return Math.max(document.documentElement.scrollWidth, document.querySelector('#log').scrollWidth)")
+        width = browser.execute_script(
+            "return Math.max(document.documentElement.scrollWidth, document.querySelector('#log').scrollWidth)"
+        )
         assert width <= 320
         page.find("#conversations-button").click()
         assert page.find("#new").is_displayed()
