@@ -73,7 +73,7 @@ def application(hub: Hub, counted: Metrics, settings: ServeSettings, gate: Gate)
     for router in routers(service_of(hub, settings), counted, settings):
         app.include_router(router, responses=errors.ERRORS)
     inner = Forward(app, hub, settings.peers) if settings.peers else app
-    return RequestLog(Guard(inner, settings, hub.watch, gate=gate))
+    return RequestLog(Guard(inner, settings, hub.watch, gate=gate), counted)
 
 
 def service_of(hub: Hub, settings: ServeSettings) -> Service:

@@ -96,7 +96,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End what is left."""
         if self._calls is not None:
-            await self._calls.stop(None)
+            await self._calls.stop(_LAST_SECONDS)
         await super().shutdown(sockets)
 
     def stop(self) -> None:

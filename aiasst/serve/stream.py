@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fastapi import APIRouter, WebSocket
@@ -75,6 +76,17 @@ class _EndingError(Exception):
         self.reason = reason
 
 
+@dataclass
+class _Running:
+    """A request under way."""
+
+    task: asyncio.Task[None] | None = None
+    begun: bool = False
+    """Whether its task has run at all: one that has not is never told that it was cancelled."""
+    cancelled: bool = False
+    """By the client."""
+
+
 class _Socket:
     """One socket: a reader, and a task for each request under way."""
 
@@ -82,8 +94,7 @@ class _Socket:
         self._websocket = websocket
         self._service = service
         self._most_bytes = limits.most_body_bytes
-        self._tasks: dict[RequestId, asyncio.Task[None]] = {}
-        self._cancelled: set[RequestId] = set()
+        self._requests: dict[RequestId, _Running] = {}
         self._wrong = 0
         self._asked = 0
         # One at a time: a client that does not read then stops every answer at its next piece.
@@ -138,7 +149,7 @@ class _Socket:
         if "id" not in message:
             raise PromptError("the message has no id", _HINT)
         request_id = _checked_id(message["id"])
-        if request_id in self._tasks:
+        if request_id in self._requests:
             raise PromptError(f"the request {request_id!r} is under way", "give every request its own id")
         return request_id
 
@@ -149,7 +160,7 @@ class _Socket:
             raise _EndingError(_VIOLATION, "nothing but messages that are no requests")
 
     def _begin(self, group: asyncio.TaskGroup, request_id: RequestId, message: dict[str, Any]) -> None:
-        if len(self._tasks) >= MOST_AT_ONCE:
+        if len(self._requests) >= MOST_AT_ONCE:
             raise Refusal(
                 "queue_full",
                 f"this socket has {MOST_AT_ONCE} requests under way",
@@ -158,7 +169,8 @@ class _Socket:
             )
         caller = self._admitted()
         wanted = asked(self._service, AskFields.checked(message, "the message"), str(request_id))
-        self._tasks[request_id] = group.create_task(self._answer(request_id, wanted, caller))
+        running = self._requests[request_id] = _Running()
+        running.task = group.create_task(self._answer(request_id, running, wanted, caller))
 
     def _admitted(self) -> Caller:
         """Who asks. A key may have come with the first message, so it is asked now; the first request counted as the connection."""
@@ -173,27 +185,30 @@ class _Socket:
         if len(message) > 1:
             raise PromptError("a message that cancels says nothing else", _HINT)
         request_id = _checked_id(message["cancel"])
-        task = self._tasks.get(request_id)
-        if task is not None and request_id not in self._cancelled:
-            self._cancelled.add(request_id)
-            task.cancel()
+        running = self._requests.get(request_id)
+        if running is None or running.cancelled:
+            return
+        running.cancelled = True
+        if running.begun and running.task is not None:
+            running.task.cancel()
 
-    async def _answer(self, request_id: RequestId, wanted: Asked, caller: Caller) -> None:
+    async def _answer(self, request_id: RequestId, running: _Running, wanted: Asked, caller: Caller) -> None:
+        running.begun = True
+        last: dict[str, Any] = {"text": "", "model": wanted.model, "finish_reason": "cancelled"}
         try:
-            last = await self._pieces(request_id, wanted, caller)
+            if not running.cancelled:
+                last = await self._pieces(request_id, wanted, caller)
         except Refusal as refusal:
             last = {"error": _error(refusal)}
         except asyncio.CancelledError:
             task = asyncio.current_task()
             # More than once: the socket ends as well.
-            if request_id not in self._cancelled or task is None or task.cancelling() > 1:
+            if not running.cancelled or task is None or task.cancelling() > 1:
                 raise
             task.uncancel()
-            last = {"text": "", "model": wanted.model, "finish_reason": "cancelled"}
         finally:
             # Before the last piece is sent: then the client may use the id again.
-            del self._tasks[request_id]
-            self._cancelled.discard(request_id)
+            del self._requests[request_id]
         await self._say({"id": request_id} | last)
 
     async def _pieces(self, request_id: RequestId, wanted: Asked, caller: Caller) -> dict[str, Any]:

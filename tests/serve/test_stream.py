@@ -119,6 +119,21 @@ def test_several_answers_at_once_and_one_of_them_is_cancelled() -> None:
     run(work())
 
 
+def test_a_request_may_be_cancelled_before_it_has_begun() -> None:
+    async def work() -> None:
+        service = FakeService()
+        async with connected(service) as client:
+            for number in range(5):
+                # In one piece, so that the server reads both at once.
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(ask(client, {"id": number, "prompt": "wait"}))
+                    both.create_task(ask(client, {"cancel": number}))
+                assert (await answer(client, number))[-1]["finish_reason"] == "cancelled"
+            assert service.under_way == 0
+
+    run(work())
+
+
 def test_a_refusal_is_a_message_and_the_socket_goes_on() -> None:
     async def work() -> None:
         service = FakeService(refuse=Refusal("queue_full", "256 requests wait", "ask later", retry_after=2.5))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import ModuleType
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from aiasst.errors import ArtifactError, ResourceError
@@ -19,9 +21,10 @@ from aiasst.serve.service import Service
 from aiasst.serve.settings import Limits, ServeSettings, Tls
 
 _ASSISTANT = aiasst_pb2.DESCRIPTOR.services_by_name["Assistant"]
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _SERVICES = (
     _ASSISTANT.full_name,
-    health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+    _HEALTH.full_name,
     reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name,
 )
 _KEEPALIVE_MILLISECONDS = 30_000
@@ -47,30 +50,30 @@ class RpcServer:
             options=_options(settings.limits), maximum_concurrent_rpcs=settings.limits.most_connections
         )
         health = Health(service, ("", _ASSISTANT.full_name))
-        server.add_generic_rpc_handlers((_handler(Assistant(service, authorize)),))
-        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        assistant = Assistant(service, authorize)
+        server.add_generic_rpc_handlers(
+            (_handler(_ASSISTANT, assistant, aiasst_pb2), _handler(_HEALTH, health, health_pb2))
+        )
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(authorize), server)
         port = _bind(server, settings.host, settings.grpc_port, credentials)
         await server.start()
-        await health.begin()
         return cls(server, health, port)
 
     async def stop(self, grace: float | None) -> None:
         """Take no more calls, and end those under way after `grace` seconds; None: at once."""
-        await self._health.end()
+        self._health.end()
         await self._server.stop(grace)
 
 
-def _handler(assistant: Assistant) -> grpc.GenericRpcHandler:
-    """The calls of the interface, each with the types that the interface gives it."""
+def _handler(service: ServiceDescriptor, calls: object, messages: ModuleType) -> grpc.GenericRpcHandler:
+    """The calls of a service, which `calls` has by their names, each with the types that the interface gives it."""
     handlers = {}
-    for method in _ASSISTANT.methods:
+    for method in service.methods:
         kind = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
-        call = answering(getattr(assistant, method.name), getattr(aiasst_pb2, method.input_type.name))
-        handlers[method.name] = kind(
-            call, response_serializer=getattr(aiasst_pb2, method.output_type.name).SerializeToString
-        )
-    return grpc.method_handlers_generic_handler(_ASSISTANT.full_name, handlers)
+        call = answering(getattr(calls, method.name), getattr(messages, method.input_type.name))
+        written = getattr(messages, method.output_type.name).SerializeToString
+        handlers[method.name] = kind(call, response_serializer=written)
+    return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
 class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # the package ships no types
@@ -103,6 +106,7 @@ def _options(limits: Limits) -> tuple[tuple[str, int], ...]:
         ("grpc.absolute_max_metadata_size", limits.most_header_bytes),
         # Two servers on one port would each get some of the calls.
         ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", limits.most_connections),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MILLISECONDS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_MILLISECONDS),
     )

@@ -79,10 +79,7 @@ class Assistant:
         call = self._understood(request, context)
         async with aclosing(pieces(self._service, call.asked, call.caller)) as events:
             async for event in events:
-                try:
-                    await context.write(piece_of(call.asked, event))
-                except grpc.aio.InternalError:  # the client has gone, and gRPC has not cancelled us yet
-                    return
+                await context.write(piece_of(call.asked, event))
                 _keep_deadline(call, event.finished == "deadline")
 
     def _understood(self, request: pb.GenerateRequest | pb.QueryRequest, context: grpc.aio.ServicerContext) -> _Call:

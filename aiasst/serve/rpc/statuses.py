@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
@@ -31,17 +32,21 @@ def answering(
             return await call(_read(data, read), context)
         except Refusal as refusal:
             await abort(context, refusal)
+        except grpc.aio.InternalError:
+            # A write failed: the client has gone, and gRPC has not cancelled us yet. Nobody hears an answer.
+            raise asyncio.CancelledError from None
 
     return answered
 
 
 def _read(data: bytes, kind: type[_Request]) -> _Request:
     try:
-        return kind.FromString(data)
+        message: _Request = kind.FromString(data)
     except DecodeError:
         # Left to gRPC, it would be a fault of ours, with a traceback in the log.
         name = kind.DESCRIPTOR.full_name
         raise Refusal("invalid", f"the bytes are no message {name}", "write them with the service's .proto") from None
+    return message
 
 
 async def abort(context: grpc.aio.ServicerContext, refusal: Refusal) -> NoReturn:

@@ -20,6 +20,7 @@ from aiasst.errors import ArtifactError, ResourceError
 from aiasst.serve import rpc
 from aiasst.serve.refusals import GRPC_CODE, HTTP_STATUS, Refusal
 from aiasst.serve.rpc import aiasst_pb2 as pb
+from aiasst.serve.rpc import health
 from aiasst.serve.rpc.aiasst_pb2_grpc import AssistantStub
 from aiasst.serve.rpc.server import RpcServer
 from aiasst.serve.rpc.statuses import address_of
@@ -320,12 +321,40 @@ def test_health_follows_the_service(run: Run) -> None:
             assert (await watched.read()).status == serving
             service.accepting = False
             assert await now("") == down
+            strange = stub.Watch(health_pb2.HealthCheckRequest(service="nobody"))
+            assert (await strange.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await now("nobody")
             assert caught.value.code() == grpc.StatusCode.NOT_FOUND
-            stopping = asyncio.ensure_future(server.stop(0.5))
-            assert (await watched.read()).status == down
+            service.accepting = True
+            listed = (await stub.List(health_pb2.HealthListRequest())).statuses
+            assert {name: told.status for name, told in listed.items()} == {"": serving, "aiasst.v1.Assistant": serving}
+            # Who watches is told, and does not hold the server up.
+            stopping = asyncio.ensure_future(server.stop(50))
+            last = None
+            while (told := await watched.read()) is not grpc.aio.EOF:
+                last = told.status
+            assert last == down
             await stopping
+
+    run(work())
+
+
+def test_not_everyone_may_watch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MOST_WATCHING", 2)
+
+    async def work() -> None:
+        async with started(FakeService()) as (_, channel):
+            stub = health_pb2_grpc.HealthStub(channel)
+            watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+            for each in watching:
+                await each.read()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Watch(health_pb2.HealthCheckRequest()).read()
+            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            watching[0].cancel()
+            await asyncio.sleep(0.2)
+            assert (await stub.Watch(health_pb2.HealthCheckRequest()).read()).status
 
     run(work())
 
