@@ -16,7 +16,9 @@ from aiasst.artifacts.model_folder import Role
 from aiasst.artifacts.shipped import data_folder
 from aiasst.errors import ArtifactError
 
-FormatName = Literal["fp32", "fp16", "int8", "int4", "int2", "w8a8"]
+FormatName = Literal["fp32", "fp16", "int8", "int4", "int2", "w8a8", "w8a8_static"]
+# Of these the inputs of products are rounded to ranges that a calibration text tells.
+RANGED_FORMATS = frozenset({"w8a8_static"})
 CacheFormat = Literal["float", "int8"]
 """How keys and values of earlier tokens are kept: float is as the graph has it."""
 BLOCK_FORMATS = frozenset({"int8", "int4", "int2"})
@@ -151,6 +153,11 @@ class Recipe(Document):
             if rule.matches(role, layer, layers, rows):
                 chosen = rule.use
         return chosen
+
+    @property
+    def needs_ranges(self) -> bool:
+        """Whether some format rounds inputs to ranges that only a calibration text tells."""
+        return any(spec.format in RANGED_FORMATS for spec in (self.default, *(rule.use for rule in self.rules)))
 
     def row_cuts(self, role: str, vocabulary: int) -> tuple[int, ...]:
         """Where a matrix of `role` with `vocabulary` rows is cut so that the rules can be followed; inner cuts, rising."""

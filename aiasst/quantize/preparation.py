@@ -46,6 +46,7 @@ _NO_ENCODERS = ("text-generation", "unknown")
 _TOKENIZER = "tokenizer.json"
 # What serves where a model cannot be calibrated.
 _FALLBACK = "mse"
+_RANGES_HINT = "give token ids with --calibration FILE.npz, or take ranges that follow from each row: --recipe w8a8"
 _CACHE_HINT = "give token ids with --calibration FILE.npz, or leave out --cache int8"
 
 
@@ -82,6 +83,11 @@ class Prepared:
     """The second form, where one is asked for."""
     cache: CacheCalibration | None = None
     """Of a cache that becomes int8; None: it stays as it is."""
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether the model embeds or classifies texts, as far as is known."""
+        return self.source.task not in _NO_ENCODERS
 
 
 def prepare(
@@ -160,8 +166,10 @@ class _Preparation:
         """Decide on algorithm, text, formats and memory, in this order; `mix` is what `recipe` comes from."""
         wishes = self.wishes
         algorithm = wishes.algorithm or recipe.algorithm
-        calibrates = algorithms.load(algorithm).NEEDS != "nothing"
+        calibrates = recipe.needs_ranges or algorithms.load(algorithm).NEEDS != "nothing"
         sight, obstacle = self._sight() if calibrates else (None, "")
+        if recipe.needs_ranges and sight is None:
+            raise ArtifactError(f"the ranges of activations cannot be found: {obstacle}", _RANGES_HINT)
         samples = sight.samples if sight is not None else self._recorded_samples()
         notes: list[str] = []
         if calibrates and sight is None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aiasst.artifacts.recipe import WeightFormat
+from aiasst.artifacts.recipe import RANGED_FORMATS, WeightFormat
 from aiasst.quantize import formats
 from aiasst.quantize.algorithms import Algorithm, InputStatistics
 from aiasst.quantize.calibrate import folding
@@ -31,6 +31,7 @@ from aiasst.quantize.grid import Grid, Quantized
 from aiasst.quantize.hessian import Factors
 from aiasst.quantize.inventory import Found
 from aiasst.quantize.matrix import FloatMatrix, Matrix, copy_matrix
+from aiasst.quantize.ranges import InputRange, RangeFinder
 
 FloatVector = npt.NDArray[np.float32]
 
@@ -83,6 +84,19 @@ def find_scales(members: Sequence[Member], statistics: GroupStatistics) -> Float
     weights = [weight_rows(member.found) for member in members]
     grids = [member.grid for member in members]
     return channel_scales(statistics.energy, weights, grids, statistics.hessian)
+
+
+def find_ranges(
+    members: Sequence[Member], finder: RangeFinder, scales: FloatVector | None
+) -> dict[str, InputRange]:
+    """One range for the inputs of all `members` that want one, by weight; the inputs will be divided by `scales`."""
+    ranged = [member for member in members if member.spec.format in RANGED_FORMATS]
+    energy = np.zeros(ranged[0].found.matrix.k, np.float32)
+    for member in ranged:
+        for rows in pieces_of(member.found.matrix):
+            energy += np.square(_folded(weight_rows(member.found)[rows], scales)).sum(axis=0)
+    found = finder.find(energy, scales)
+    return {member.found.matrix.name: found for member in ranged}
 
 
 def round_member(
