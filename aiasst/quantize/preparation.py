@@ -19,7 +19,7 @@ from aiasst.quantize.cache.observe import CacheCalibration
 from aiasst.quantize.calibrate import estimate
 from aiasst.quantize.calibrate.estimate import Folder
 from aiasst.quantize.calibrate.layers import LayeredModel, cut_layers
-from aiasst.quantize.calibrate.samples import Samples, load_samples
+from aiasst.quantize.calibrate.samples import LENGTH, Samples, load_samples
 from aiasst.quantize.calibrate.shapes import shape_of
 from aiasst.quantize.calibrate.task import Task, prepare_task
 from aiasst.quantize.heap import give_back
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 _DEFAULT_RECIPE = "int4"
 _ENCODER_RECIPE = "w8a8"
 """An encoder multiplies all tokens of its texts at once: there w8a8 is the fastest form, and 4 bits the slowest."""
+_ENCODER_LENGTH = 64
+"""Tokens of a passage that an encoder is calibrated on: sentences and paragraphs are what it reads, and around the first and last
+tokens of a text activations are of another range."""
 _NO_ENCODERS = ("text-generation", "unknown")
 _TOKENIZER = "tokenizer.json"
 # What serves where a model cannot be calibrated.
@@ -354,10 +357,13 @@ class _Preparation:
         if self.read is not None:
             return self.read
         shape = self.source.shape
+        # The same amount of text.
+        length = LENGTH if self.source.task in _NO_ENCODERS else _ENCODER_LENGTH
         return load_samples(
             self.wishes.calibration,
             tokenizer,
-            sequences=self.wishes.sequences,
+            sequences=self.wishes.sequences * LENGTH // length,
+            length=length,
             seed=self.wishes.seed,
             context_length=shape.context_length if shape else None,
             vocab_size=shape.vocab_size if shape else None,

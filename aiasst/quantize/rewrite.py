@@ -22,7 +22,7 @@ from aiasst.quantize.grid import Quantized
 from aiasst.quantize.inventory import Found, Use
 from aiasst.quantize.matrix import FloatMatrix, Matrix
 from aiasst.quantize.plan import Plan
-from aiasst.quantize.ranges import InputRange
+from aiasst.quantize.ranges import FACTORS, InputRange
 from aiasst.quantize.weights_file import WeightsFile
 
 STAGE = "quantize"
@@ -102,6 +102,8 @@ def _replace_weight(
         return
     stem = stem_of(found.matrix.name)
     tensors = {p.suffix: file.write(stem + p.suffix, p.array) for p in parts}
+    if input_range is not None and input_range.divisors is not None:
+        tensors[FACTORS] = file.write(stem + FACTORS, np.reciprocal(input_range.divisors))
     packed = PackedWeight(found.matrix, tensors, graph, input_range)
     for use in found.uses:
         _replace_use(emit, graph, use, spec, packed)

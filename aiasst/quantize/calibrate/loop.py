@@ -301,10 +301,15 @@ class _LayerRun:
         statistics = self._collect(group, members, finder)
         means = statistics.mean_float, statistics.mean_quantized
         scales = self._fold(group, members, statistics)
+        if finder is not None:
+            ranged = {m.found.matrix.name for m in members if m.spec.format in RANGED_FORMATS}
+            smooth = self._walk.task.algorithm.EQUALIZES and len(ranged) == len(members) and _is_behind_norm(members[0])
+            found = rounding.find_range(members, finder, scales, smooth=smooth)
+            self._ranges |= dict.fromkeys(ranged, found)
+            # From here on it makes no difference whether a norm or a product of its own divides.
+            scales = found.divisors if scales is None else scales
         if scales is not None:
             statistics.divide(scales)
-        if finder is not None:
-            self._ranges |= rounding.find_ranges(members, finder, scales)
         for member in members:
             matrix = member.found.matrix
             if member.grid is None and scales is None:
@@ -409,6 +414,11 @@ def _range_finder(members: Sequence[Member]) -> RangeFinder | None:
     """What chooses the range of the group's inputs; None where no format fixes one."""
     ranged = any(member.spec.format in RANGED_FORMATS for member in members)
     return RangeFinder(members[0].found.matrix.k) if ranged else None
+
+
+def _is_behind_norm(member: Member) -> bool:
+    value = member.found.uses[0].node.inputs[0]
+    return value is not None and folding.is_norm(value.producer())
 
 
 def _private_bias(member: Member) -> ir.Value | None:

@@ -144,8 +144,9 @@ class WorkState:
         ranges: dict[str, InputRange] = {}
         for file in sorted((self.folder / _DONE).glob("*.npz")):
             with np.load(file, allow_pickle=False) as archive:
-                found = json.loads(str(archive[_INDEX]))["ranges"]
-                ranges |= {name: InputRange(low, high) for name, (low, high) in found.items()}
+                for name, (low, high) in json.loads(str(archive[_INDEX]))["ranges"].items():
+                    divisors = archive[f"divisors.{name}"] if f"divisors.{name}" in archive.files else None
+                    ranges[name] = InputRange(low, high, divisors)
         return ranges
 
     def error(self, step: str) -> float:
@@ -189,6 +190,8 @@ def _flatten(result: StepResult) -> tuple[dict[str, npt.NDArray[Any]], dict[str,
         matrices.append({"name": name, "grid": asdict(content.grid) if isinstance(content, Quantized) else None})
         arrays |= {f"{number}.{part}": array for part, array in _parts(content)}
     arrays |= {f"vector.{number}": vector for number, vector in enumerate(result.vectors.values())}
+    divided = {name: found.divisors for name, found in result.ranges.items() if found.divisors is not None}
+    arrays |= {f"divisors.{name}": divisors for name, divisors in divided.items()}
     ranges = {name: [found.low, found.high] for name, found in result.ranges.items()}
     return arrays, {"matrices": matrices, "vectors": list(result.vectors), "ranges": ranges, "error": result.error}
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from aiasst.artifacts.recipe import WeightFormat
 from aiasst.quantize.emit import MICROSOFT, Emitter, PackedWeight
 from aiasst.quantize.formats.w8a8 import SCALES, VALUES, W8A8
-from aiasst.quantize.ranges import InputRange
+from aiasst.quantize.ranges import FACTORS, InputRange
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,8 @@ class W8A8Static(W8A8):
             product = super().product(emit, spec, packed, x, None, name)
             return product if bias is None else emit.op("Add", [product, bias], name=f"{name}.bias_added")
         scale, zero_point = _constants(emit, packed.input_range)
-        kind = f"w8a8.static.{packed.input_range.low!r}.{packed.input_range.high!r}"
         rounded = emit.shared(
-            kind, x, lambda: emit.op("QuantizeLinear", [x, scale, zero_point], name=f"{x.name}.uint8")
+            f"w8a8.static.{packed.input_range.key}", x, lambda: _rounded(emit, x, packed, scale, zero_point)
         )
         symmetric = None
         inputs = [rounded, packed.initializer(VALUES), scale, packed.initializer(SCALES), zero_point, symmetric, bias]
@@ -44,6 +43,13 @@ class W8A8Static(W8A8):
 
 
 FORMAT = W8A8Static()
+
+
+def _rounded(emit: Emitter, x: ir.Value, packed: PackedWeight, scale: ir.Value, zero_point: ir.Value) -> ir.Value:
+    """Uint8, of the shape of `x`."""
+    if packed.has(FACTORS):
+        x = emit.op("Mul", [x, packed.initializer(FACTORS)], name=f"{x.name}.smoothed")
+    return emit.op("QuantizeLinear", [x, scale, zero_point], name=f"{x.name}.uint8")
 
 
 def _constants(emit: Emitter, found: InputRange) -> tuple[ir.Value, ir.Value]:

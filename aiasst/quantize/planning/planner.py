@@ -375,10 +375,12 @@ def _times(
 def probe_text(source: QuantizeSource, samples: Samples, max_ram: int | None = None) -> Text:
     """The last samples to measure on, some of the others for statistics; fewer of a large model, or under a ceiling of memory."""
     ids = samples.ids
-    probes = max(1, min(_PROBES, len(ids) // 3))
+    # As many tokens where passages are short.
+    shorter = max(1, _PROBE_LENGTH // ids.shape[1])
+    probes = max(1, min(_PROBES * shorter, len(ids) // 3))
     seen = ids if len(ids) == 1 else ids[: len(ids) - probes]
     a_token = 2 * _RUNS_A_LAYER * _product_elements(source)
-    wanted = max(2, min(_SEQUENCES_SEEN, int(_TEXT_OPERATIONS / (a_token * ids.shape[1]))))
+    wanted = max(2, min(_SEQUENCES_SEEN * shorter, int(_TEXT_OPERATIONS / (a_token * ids.shape[1]))))
     step = max(1, (1 if max_ram is not None else 8) * 512 // ids.shape[1])
     measured = ids[len(ids) - probes :, :_PROBE_LENGTH]
     if _product_elements(source) > 5e8:
