@@ -108,6 +108,8 @@ def prepare(
     cuts = _candidate_cuts if plans else _cuts_of(recipe)
     preparation = _Preparation(*_opened(source, cuts), partial(_opened, source, cuts), output, wishes, progress)
     preparation.refuse_twin()
+    if wishes.budget is not None:
+        wishes.budget.refuse_other_kind(encoder=preparation.source.task not in _NO_ENCODERS)
     cache = preparation.cache(recipe)
     if not plans:
         return replace(preparation.prepared(recipe), cache=cache)

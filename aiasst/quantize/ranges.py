@@ -51,7 +51,9 @@ class InputRange:
     @property
     def key(self) -> str:
         """Another one where anything is another."""
-        numbers = np.array([self.low, self.high]).tobytes() + (b"" if self.divisors is None else self.divisors.tobytes())
+        numbers = np.array([self.low, self.high]).tobytes() + (
+            b"" if self.divisors is None else self.divisors.tobytes()
+        )
         return hashlib.sha256(numbers).hexdigest()
 
     def rounded(self, x: Floats) -> Floats:

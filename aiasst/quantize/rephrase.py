@@ -91,6 +91,4 @@ def _holds_truth_values(value: ir.Value) -> bool:
     if node.op_type == "Cast":
         return node.attributes["to"].as_int() == ir.DataType.BOOL
     first = node.inputs[0] if node.inputs else None
-    return node.op_type in _DECIDING or (
-        node.op_type in _PASSING and first is not None and _holds_truth_values(first)
-    )
+    return node.op_type in _DECIDING or (node.op_type in _PASSING and first is not None and _holds_truth_values(first))

@@ -21,7 +21,9 @@ GRIDS = [Grid(4, 32), Grid(2, 64, zero_point=True), Grid(8, None, narrow=True)]
 
 def _result() -> StepResult:
     matrices = {f"w{i}/odd name": rtn.quantize(graphs.random(6, 96, seed=i), grid) for i, grid in enumerate(GRIDS)}
-    return StepResult(matrices | {"plain": graphs.random(3, 5).T}, {"gamma": graphs.random(7)}, {"a": InputRange(-1.25, 3.0)}, 0.25)
+    return StepResult(
+        matrices | {"plain": graphs.random(3, 5).T}, {"gamma": graphs.random(7)}, {"a": InputRange(-1.25, 3.0)}, 0.25
+    )
 
 
 def _same(one: object, two: object) -> bool:
