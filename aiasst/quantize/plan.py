@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from aiasst.artifacts.model_folder import Weight
-from aiasst.artifacts.recipe import FLOAT_ROLES, Recipe, WeightFormat
+from aiasst.artifacts.recipe import Recipe, WeightFormat
 from aiasst.quantize import formats
 from aiasst.quantize.matrix import LeftAlone, Matrix
 
@@ -114,9 +114,7 @@ def make_plan(
 
 
 def _plan_weight(recipe: Recipe, matrix: Matrix, layers: int, opset: int) -> PlannedWeight:
-    wanted = FP32
-    if matrix.planned_role not in FLOAT_ROLES:
-        wanted = recipe.format_of(matrix.planned_role, matrix.layer, layers, matrix.planned_rows)
+    wanted = recipe.format_of(matrix.planned_role, matrix.layer, layers, matrix.planned_rows)
     chosen, reason = _fitting(wanted, matrix, opset)
     size = formats.load(chosen.format).nbytes(chosen, matrix)
     return PlannedWeight(matrix, wanted, chosen, reason, matrix.elements * 4, size)
