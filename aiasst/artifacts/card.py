@@ -113,6 +113,10 @@ class AccuracyCard(Document):
     similarity_mean: Number | None = None
     """Cosine of a text's vector with the original's."""
     similarity_min: Number | None = None
+    score_rank_correlation: Number | None = None
+    """Of a cross-encoder's scores with the original's."""
+    score_change: Number | None = None
+    """Root mean square of what its scores moved, as a share of the original scores' own spread."""
     scores: TaskScores | None = None
 
     pair: PairScores | None = None
@@ -195,6 +199,10 @@ class AccuracyCard(Document):
             meaning = "cosine of a text's vector with the original's; 1: the same"
             yield "similarity, mean", f"{self.similarity_mean:.5f}", meaning
             yield "similarity, lowest", f"{self.similarity_min:.5f}", "the text whose vector moved most"
+        if self.score_rank_correlation is not None and self.score_change is not None:
+            meaning = "rank correlation of a pair's score with the original's; 1: the same order"
+            yield "order of scores", f"{self.score_rank_correlation:.5f}", meaning
+            yield "change of scores", f"{self.score_change:.2%}", "root mean square, of the original scores' spread"
         if self.scores is not None:
             for name, value in self.scores.after.items():
                 before = None if self.scores.before is None else self.scores.before[name]
@@ -229,9 +237,9 @@ def _pair_measures(pair: PairScores) -> Iterator[tuple[str, str, str]]:
 
 
 _SCORE_MEANINGS = {
-    "spearman": "rank correlation of cosines with people's scores",
-    "pearson": "correlation of cosines with people's scores",
-    "accuracy": "share of texts with the right label",
+    "spearman": "rank correlation of the model's scores with people's",
+    "pearson": "correlation of the model's scores with people's",
+    "accuracy": "share of rows with the right label",
     "f1": "F1 of the labels, each counting alike",
 }
 

@@ -16,7 +16,9 @@ from aiasst.artifacts.model_folder import Role
 from aiasst.artifacts.shipped import data_folder
 from aiasst.errors import ArtifactError
 
-FormatName = Literal["fp32", "fp16", "int8", "int4", "int2", "w8a8"]
+FormatName = Literal["fp32", "fp16", "int8", "int4", "int2", "w8a8", "w8a8_static"]
+# Of these the inputs of products are rounded to ranges that a calibration text tells.
+RANGED_FORMATS = frozenset({"w8a8_static"})
 CacheFormat = Literal["float", "int8"]
 """How keys and values of earlier tokens are kept: float is as the graph has it."""
 BLOCK_FORMATS = frozenset({"int8", "int4", "int2"})
@@ -24,8 +26,10 @@ BLOCK_SIZES = (32, 64, 128, 256)
 INT2_BLOCK_SIZES = (32, 64, 128)
 # A padded weight takes bytes and time like any other: beyond this, a smaller block is both smaller and faster.
 _MOST_PADDING = 1.25
-# Small, or read by other operators than products and embedding lookups: these stay fp32 whatever a recipe says.
-FLOAT_ROLES: frozenset[Role] = frozenset({"norm", "bias", "rotary", "position_embed", "type_embed"})
+# Read by other operators than products and embedding lookups: these stay fp32 whatever a recipe says.
+_STUCK_ROLES: frozenset[Role] = frozenset({"norm", "bias", "rotary"})
+# Small: these stay fp32 unless a rule names them.
+FLOAT_ROLES: frozenset[Role] = _STUCK_ROLES | {"position_embed", "type_embed"}
 # Matrices with a row for each token: a rule may speak of some of the rows.
 VOCABULARY_ROLES: frozenset[Role] = frozenset({"embed", "lm_head"})
 
@@ -91,7 +95,7 @@ class Rule(Document):
     @field_validator("roles")
     @classmethod
     def _quantizable(cls, value: tuple[Role, ...]) -> tuple[Role, ...]:
-        stuck = [role for role in value if role in FLOAT_ROLES]
+        stuck = [role for role in value if role in _STUCK_ROLES]
         if stuck:
             raise ValueError(f"weights of role {', '.join(stuck)} always stay fp32: remove them from the rule")
         return value
@@ -145,12 +149,21 @@ class Recipe(Document):
     cache: CacheFormat = "float"
 
     def format_of(self, role: str, layer: int | None, layers: int, rows: tuple[int, int] | None = None) -> WeightFormat:
-        """The format of a weight: the last matching rule's, else the default. See `Rule.matches`."""
-        chosen = self.default
+        """The format of a weight: the last matching rule's, else the default; see `Rule.matches`.
+
+        One of FLOAT_ROLES stays fp32 unless a rule names its role.
+        """
+        small = role in FLOAT_ROLES
+        chosen = WeightFormat(format="fp32") if small else self.default
         for rule in self.rules:
-            if rule.matches(role, layer, layers, rows):
+            if rule.matches(role, layer, layers, rows) and (role in rule.roles or not small):
                 chosen = rule.use
         return chosen
+
+    @property
+    def needs_ranges(self) -> bool:
+        """Whether some format rounds inputs to ranges that only a calibration text tells."""
+        return any(spec.format in RANGED_FORMATS for spec in (self.default, *(rule.use for rule in self.rules)))
 
     def row_cuts(self, role: str, vocabulary: int) -> tuple[int, ...]:
         """Where a matrix of `role` with `vocabulary` rows is cut so that the rules can be followed; inner cuts, rising."""

@@ -66,9 +66,19 @@ def document(plan: Plan) -> dict[str, Any]:
 
 def _mix_document(mix: PlannedMix) -> dict[str, Any]:
     return {
-        "predicted": {"kl_mean": mix.predicted_kl, "top1_agreement": mix.predicted_top1, "token_ms": mix.token_ms},
+        "predicted": {
+            # Of an encoder there is no next token: all losses below are relative squared errors of hidden states.
+            "kl_mean": None if mix.encoder else mix.predicted_kl,
+            "top1_agreement": None if mix.encoder else mix.predicted_top1,
+            "relative_error": mix.predicted_kl if mix.encoder else None,
+            "token_ms": mix.token_ms,
+        },
         "front": [
-            {"bytes": point.nbytes, "bits_per_weight": round(point.bits_per_weight, 4), "kl_mean": point.loss}
+            {
+                "bytes": point.nbytes,
+                "bits_per_weight": round(point.bits_per_weight, 4),
+                ("relative_error" if mix.encoder else "kl_mean"): point.loss,
+            }
             for point in mix.front
         ],
         "uniform": [
@@ -76,7 +86,7 @@ def _mix_document(mix: PlannedMix) -> dict[str, Any]:
                 "format": point.label,
                 "bytes": point.nbytes,
                 "bits_per_weight": round(point.bits_per_weight, 4),
-                "kl_mean": point.loss,
+                ("relative_error" if mix.encoder else "kl_mean"): point.loss,
             }
             for point in mix.uniform
         ],
@@ -85,10 +95,17 @@ def _mix_document(mix: PlannedMix) -> dict[str, Any]:
 
 
 def _predicted(mix: PlannedMix) -> list[tuple[str, str]]:
+    from aiasst.quantize.planning.budget import similarity_of_error
+
     source = "the plan measured on calibration text" if mix.measured else "a sum over its parts"
-    rows = [
-        ("KL divergence", f"{mix.predicted_kl:.4f} nats a token ({source})"),
-        ("top-1 agreement", f"{mix.predicted_top1:.1%}"),
+    if mix.encoder:
+        rows = [("similarity", f"about {similarity_of_error(mix.predicted_kl):.4f} ({source})")]
+    else:
+        rows = [
+            ("KL divergence", f"{mix.predicted_kl:.4f} nats a token ({source})"),
+            ("top-1 agreement", f"{mix.predicted_top1:.1%}"),
+        ]
+    rows += [
         ("size", f"{output.human_bytes(mix.nbytes)}, {mix.bits_per_weight:.2f} bits per weight"),
     ]
     if mix.token_ms is not None:
@@ -185,7 +202,7 @@ def _front(mix: PlannedMix) -> list[str]:
         lines.append(
             f"{f'{value:.1e}' if number % 3 == 0 else '':>9} │{''.join(row_marks)}".replace("★", "[bold red]★[/]")
         )
-    lines.append(f"{'KL':>9} └{'─' * (_WIDTH + 1)}")
+    lines.append(f"{'error' if mix.encoder else 'KL':>9} └{'─' * (_WIDTH + 1)}")
     ends = f"{left:.1f}", f"{right:.1f} bits per weight"
     lines.append(f"{'':>11}{ends[0]}{ends[1]:>{_WIDTH + 1 - len(ends[0])}}")
     return [*lines, *_compared(mix, uniform)]
@@ -198,10 +215,11 @@ def _compared(mix: PlannedMix, uniform: Sequence[tuple[str, UniformPoint]]) -> l
     rows = [("★", "this plan", mix.bits_per_weight, mix.nbytes, mix.predicted_kl)]
     rows += [(letter, point.label, point.bits_per_weight, point.nbytes, point.loss) for letter, point in uniform]
     widest = max(len(name) for _, name, _, _, _ in rows)
+    word = "error" if mix.encoder else "KL"
     return [
         "",
         *(
-            f"{'':>11}{mark} {name:<{widest}}  {bits:5.2f} bits  {output.human_bytes(nbytes):>8}  KL {loss:.3g}"
+            f"{'':>11}{mark} {name:<{widest}}  {bits:5.2f} bits  {output.human_bytes(nbytes):>8}  {word} {loss:.3g}"
             for mark, name, bits, nbytes, loss in rows
         ),
     ]

@@ -132,6 +132,15 @@ def command(
             rich_help_panel=_BUDGET,
         ),
     ] = None,
+    min_similarity: Annotated[
+        float | None,
+        typer.Option(
+            "--min-similarity",
+            metavar="0.99",
+            help="Of an encoder: mean cosine of a text's vector with the original's.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None,
     token_ms: Annotated[
         float | None,
         typer.Option(
@@ -174,8 +183,8 @@ def command(
 
     By a recipe (--bits, --recipe), or under a budget: then it is found out which
     layers hurt, and bits are spent where they matter. A budget that cannot be
-    kept leaves no folder and exits with 3. With --bits or --recipe, --max-kld
-    and --min-top1 refuse a result that is worse.
+    kept leaves no folder and exits with 3. With --bits or --recipe, --max-kld,
+    --min-top1 and (of an encoder) --min-similarity refuse a result that is worse.
 
     With --twin the folder holds two forms of the model, and run and chat use
     each where it is faster. Limits of size are the first one's; both are
@@ -184,7 +193,7 @@ def command(
     from aiasst.cli import plan_view
     from aiasst.quantize import preview, quantize
 
-    budget = _budget(max_size, target_bpw, max_kld, min_top1, token_ms, workload)
+    budget = _budget(max_size, target_bpw, max_kld, min_top1, min_similarity, token_ms, workload)
     plans = budget is not None and bits is None and recipe is None
     _refuse_contradictions(budget, plans=plans, device=device, workload=workload, plot=plot)
     wishes: dict[str, Any] = {
@@ -239,13 +248,15 @@ def _budget(
     target_bpw: float | None,
     max_kld: float | None,
     min_top1: float | None,
+    min_similarity: float | None,
     token_ms: float | None,
     workload: str | None,
 ) -> Budget | None:
     from aiasst.quantize.planning.budget import Budget, Workload
 
     budget = Budget(
-        max_bytes=_bytes(max_size), target_bpw=target_bpw, max_kld=max_kld, min_top1=min_top1, token_ms=token_ms,
+        max_bytes=_bytes(max_size), target_bpw=target_bpw, max_kld=max_kld, min_top1=min_top1,
+        min_similarity=min_similarity, token_ms=token_ms,
         workload=Workload() if workload is None else Workload.parse(workload),
     )  # fmt: skip
     return None if budget.is_empty else budget
@@ -270,7 +281,7 @@ def _refuse_contradictions(
     if budget is not None and budget.needs_planning and not plans:
         raise UsageError(
             "a recipe says which formats to use, and a limit of size or time lets them be planned: both at once contradict",
-            "leave out --bits and --recipe, or the limit; --max-kld and --min-top1 go with either",
+            "leave out --bits and --recipe, or the limit; --max-kld, --min-top1 and --min-similarity go with either",
         )
     times = budget is not None and budget.token_ms is not None
     if times and device is None:

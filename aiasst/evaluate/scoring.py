@@ -2,8 +2,10 @@
 
     sts               sentence, sentence, score   Spearman and Pearson of the cosines with people's scores
     classification    text, label                 accuracy, and F1 averaged over the labels
+                      text, text, label           the same of a classifier that reads two texts together
 
-Data are .csv files; a first line that holds names of columns is passed over.
+A classifier with one logit (a cross-encoder) is scored on sts: it reads both sentences together, and its logit takes the place of
+the cosine. Data are .csv files; a first line that holds names of columns is passed over.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,7 +24,7 @@ import numpy.typing as npt
 from aiasst.artifacts.document import read_json
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.errors import ArtifactError, UsageError
-from aiasst.evaluate.similarity import cosines
+from aiasst.evaluate.similarity import Text, cosines
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -32,7 +34,7 @@ TaskName = Literal["sts", "classification"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 _CLASSIFIER = "text-classification"
 _STS_HINT = "a line is: sentence, sentence, score"
-_LABEL_HINT = "a line is: text, label"
+_LABEL_HINT = "a line is: text, label; or of pairs: text, text, label"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class SentencePairs:
     first: tuple[str, ...]
     second: tuple[str, ...]
     scores: Doubles
+    together: bool = False
+    """Whether a model reads both sentences of a pair at once and gives one number."""
     name: TaskName = "sts"
 
     @property
@@ -60,13 +64,16 @@ class SentencePairs:
         return len(self.first)
 
     @property
-    def texts(self) -> Sequence[str]:
-        """The first sentence of every pair, then the second of every pair."""
-        return (*self.first, *self.second)
+    def texts(self) -> Sequence[Text]:
+        """The first sentence of every pair, then the second of every pair; or the pairs, where they are read together."""
+        return tuple(zip(self.first, self.second, strict=True)) if self.together else (*self.first, *self.second)
 
     def score(self, vectors: Sequence[Floats]) -> dict[str, float]:
         """Scores by name, of the vectors of `texts`."""
-        alike = cosines(vectors[: self.rows], vectors[self.rows :])
+        if self.together:
+            alike = np.asarray([vector[0] for vector in vectors], np.float64)
+        else:
+            alike = cosines(vectors[: self.rows], vectors[self.rows :])
         return {"spearman": spearman(alike, self.scores), "pearson": pearson(alike, self.scores)}
 
 
@@ -76,7 +83,7 @@ class LabelledTexts:
 
     data: str
     sha256: str
-    texts: tuple[str, ...]
+    texts: tuple[Text, ...]
     labels: Ids
     name: TaskName = "classification"
 
@@ -106,6 +113,8 @@ def load_task(data: TaskData, folder: ModelFolder) -> Task:
         raise UsageError(f"there is no task '{data.task}'", f"tasks are {', '.join(TASKS)}")
     classifies = folder.manifest.task == _CLASSIFIER
     if data.task == "sts":
+        if is_cross_encoder(folder):
+            return replace(read_pairs(data.path), together=True)
         if classifies:
             raise UsageError(f"{folder.path} classifies texts, it embeds none", "score it: --task classification")
         if beyond := folder.encoding.beyond:
@@ -114,10 +123,15 @@ def load_task(data: TaskData, folder: ModelFolder) -> Task:
                 "score this model with sentence-transformers",
             )
         return read_pairs(data.path)
-    if not classifies:
+    if not classifies or is_cross_encoder(folder):
         raise UsageError(f"{folder.path} classifies no texts", "score it: --task sts")
     config = read_json(folder.path / "config.json", "configuration", "convert the checkpoint again")
     return read_labelled(data.path, config if isinstance(config, dict) else {})
+
+
+def is_cross_encoder(folder: ModelFolder) -> bool:
+    """Whether it gives two texts one number: how well they go together."""
+    return folder.manifest.task == _CLASSIFIER and len(folder.encoding.labels) == 1
 
 
 def read_pairs(path: Path) -> SentencePairs:
@@ -142,27 +156,40 @@ def read_pairs(path: Path) -> SentencePairs:
 
 
 def read_labelled(path: Path, config: Mapping[str, Any]) -> LabelledTexts:
-    """The rows `text, label` of a .csv file; labels are numbers, or names that `id2label` of the checkpoint's config has.
+    """The rows `text, label` or `text, text, label` of a .csv file; labels are numbers, or names in `id2label` of the config.
+
+    A first line with a column called `label` tells which column is the label. Without one, all rows have three columns where they
+    are pairs, and something in the second that is no label.
 
     Raises:
         ArtifactError: no such file, or a line that is no such row.
         UsageError: a label that the model does not know.
     """
     rows, digest = _read_csv(path, _LABEL_HINT)
-    if rows and len(rows[0][1]) >= 2 and rows[0][1][1].strip().lower() == "label":
-        rows = rows[1:]
+    names = [cell.strip().lower() for cell in rows[0][1]] if rows else []
+    by_name = _labels_by_name(config)
+    if "label" in names[1:3]:
+        at, rows = names.index("label", 1), rows[1:]
+    else:
+        second = [row[1].strip() for _, row in rows if len(row) == 3]
+        pairs = len(second) == len(rows) and not all(label in by_name or label.isdecimal() for label in second)
+        at = 2 if pairs else 1
     for line, row in rows:
-        if len(row) < 2:
+        if len(row) <= at:
             raise ArtifactError(f"{path}, line {line} is no text with a label", _LABEL_HINT)
     if not rows:
         raise ArtifactError(f"{path} has no labelled text", _LABEL_HINT)
-    numbers = _numbered([(line, row[1].strip()) for line, row in rows], config, path)
-    return LabelledTexts(path.name, digest, tuple(row[0] for _, row in rows), numbers)
+    numbers = _numbered([(line, row[at].strip()) for line, row in rows], by_name, path)
+    texts = tuple(row[0] if at == 1 else (row[0], row[1]) for _, row in rows)
+    return LabelledTexts(path.name, digest, texts, numbers)
 
 
-def _numbered(labels: Sequence[tuple[int, str]], config: Mapping[str, Any], path: Path) -> Ids:
+def _labels_by_name(config: Mapping[str, Any]) -> dict[str, int]:
     named = config.get("id2label")
-    by_name = {str(name): int(number) for number, name in named.items()} if isinstance(named, dict) else {}
+    return {str(name): int(number) for number, name in named.items()} if isinstance(named, dict) else {}
+
+
+def _numbered(labels: Sequence[tuple[int, str]], by_name: Mapping[str, int], path: Path) -> Ids:
     found = []
     for line, label in labels:
         if label not in by_name and not label.isdecimal():

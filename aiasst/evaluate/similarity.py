@@ -18,11 +18,12 @@ from aiasst.runtime.encoder import EncoderSession
 from aiasst.runtime.projection import TextVectors
 from aiasst.runtime.session import SessionSettings
 from aiasst.tokenizer import Tokenizer
-from aiasst.tokenizer.inputs import InputEncoder
+from aiasst.tokenizer.inputs import EncoderInput, InputEncoder
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.int64]
+Text = str | tuple[str, str]
+"""A text, or two that are read together."""
 
 
 class TextEncoder:
@@ -50,28 +51,32 @@ class TextEncoder:
         made = TextVectors.open(folder.path, encoding)
         return cls(EncoderSession.open(folder, settings), Tokenizer.load(folder.path), encoding, made)
 
-    def encode(self, text: str) -> Ids:
-        """Token ids of `text`, int64 [tokens], cut to what the model reads; special tokens stay."""
-        return self._inputs.encode([self.encoding.prompted(text)])[0].ids
+    def encode(self, text: Text) -> EncoderInput:
+        """`text` in tokens, cut to what the model reads; special tokens stay."""
+        prompted = self.encoding.prompted
+        whole = prompted(text) if isinstance(text, str) else (prompted(text[0]), text[1])
+        return self._inputs.encode([whole])[0]
 
-    def vector(self, ids: Ids) -> Floats:
+    def vector(self, text: EncoderInput) -> Floats:
         """The vector of one text, float32 [size]: pooled hidden states, or logits as they are.
 
         Raises:
             ArtifactError: the graph fails.
         """
-        states, mask = self.session.run([ids])
+        states, mask = self.session.run([text.ids], [text.types])
         vector: Floats = (states if states.ndim == 2 else self._made(states, mask))[0]
         return vector
 
-    def vectors(self, texts: Sequence[Ids], progress: ProgressFn = silent, stage: str = "evaluate") -> list[Floats]:
+    def vectors(
+        self, texts: Sequence[EncoderInput], progress: ProgressFn = silent, stage: str = "evaluate"
+    ) -> list[Floats]:
         """The vectors of many texts; a text that was met before is not run again."""
         found: list[Floats] = []
-        for index, ids in enumerate(texts):
+        for index, text in enumerate(texts):
             progress(Progress(stage, index, len(texts)))
-            key = ids.tobytes()
+            key = text.ids.tobytes() + text.types.tobytes()
             if key not in self._known:
-                self._known[key] = self.vector(ids)
+                self._known[key] = self.vector(text)
             found.append(self._known[key])
         progress(Progress(stage, len(texts), len(texts)))
         return found

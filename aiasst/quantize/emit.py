@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from aiasst.quantize.matrix import Matrix
+from aiasst.quantize.ranges import InputRange
 
 MICROSOFT = "com.microsoft"
 
@@ -93,8 +94,16 @@ class Emitter:
 class PackedWeight:
     """The packed parts of one matrix in the file, as initializers of the graph in whatever shape an operator wants them."""
 
-    def __init__(self, matrix: Matrix, parts: Mapping[str, ir.ExternalTensor], graph: ir.Graph) -> None:
+    def __init__(
+        self,
+        matrix: Matrix,
+        parts: Mapping[str, ir.ExternalTensor],
+        graph: ir.Graph,
+        input_range: InputRange | None = None,
+    ) -> None:
         self.matrix = matrix
+        self.input_range = input_range
+        """Of what is multiplied with it, where calibration has fixed one."""
         self._parts = parts
         self._graph = graph
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aiasst.artifacts.recipe import FLOAT_ROLES, Recipe, WeightFormat
+from aiasst.artifacts.recipe import Recipe, WeightFormat
 from aiasst.quantize import formats
 from aiasst.quantize.matrix import Matrix
 
@@ -31,9 +31,7 @@ class PlannedWeight:
 
 def plan_weight(recipe: Recipe, matrix: Matrix, *, layers: int, opset: int) -> PlannedWeight:
     """What `recipe` makes of `matrix` in a model of `layers` layers, as far as the operators of `opset` can."""
-    wanted = FP32
-    if matrix.planned_role not in FLOAT_ROLES:
-        wanted = recipe.format_of(matrix.planned_role, matrix.layer, layers, matrix.planned_rows)
+    wanted = recipe.format_of(matrix.planned_role, matrix.layer, layers, matrix.planned_rows)
     chosen, reason = _fitting(wanted, matrix, opset)
     size = formats.load(chosen.format).nbytes(chosen, matrix)
     return PlannedWeight(matrix, wanted, chosen, reason, matrix.elements * 4, size)

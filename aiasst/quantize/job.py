@@ -44,6 +44,7 @@ from aiasst.quantize.plan import Plan
 from aiasst.quantize.planning.mix import recipe_yaml
 from aiasst.quantize.preparation import Prepared
 from aiasst.quantize.proof import Proof
+from aiasst.quantize.rephrase import rephrase
 from aiasst.quantize.rewrite import rewrite
 from aiasst.quantize.tables import other_rows, planned_rows
 from aiasst.quantize.twin import RECIPE as TWIN_RECIPE
@@ -136,6 +137,8 @@ class Job:
         others = other_rows(self.prepared.source, self.prepared.inventory)
         with WeightsFile(staging / WEIGHTS_NAME, lends=second is not None) as file:
             rewrite(model.graph, self.prepared.inventory.found, self.prepared.plan, contents, file, progress=progress)
+        if self.prepared.is_encoder:
+            rephrase(model.graph)
         ir.save(model, staging / GRAPH_NAME)
         twin = None
         if second is not None and beside is not None:

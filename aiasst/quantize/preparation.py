@@ -19,7 +19,7 @@ from aiasst.quantize.cache.observe import CacheCalibration
 from aiasst.quantize.calibrate import estimate
 from aiasst.quantize.calibrate.estimate import Folder
 from aiasst.quantize.calibrate.layers import LayeredModel, cut_layers
-from aiasst.quantize.calibrate.samples import Samples, load_samples
+from aiasst.quantize.calibrate.samples import LENGTH, Samples, load_samples
 from aiasst.quantize.calibrate.shapes import shape_of
 from aiasst.quantize.calibrate.task import Task, prepare_task
 from aiasst.quantize.heap import give_back
@@ -42,10 +42,14 @@ if TYPE_CHECKING:
 _DEFAULT_RECIPE = "int4"
 _ENCODER_RECIPE = "w8a8"
 """An encoder multiplies all tokens of its texts at once: there w8a8 is the fastest form, and 4 bits the slowest."""
+_ENCODER_LENGTH = 64
+"""Tokens of a passage that an encoder is calibrated on: sentences and paragraphs are what it reads, and around the first and last
+tokens of a text activations are of another range."""
 _NO_ENCODERS = ("text-generation", "unknown")
 _TOKENIZER = "tokenizer.json"
 # What serves where a model cannot be calibrated.
 _FALLBACK = "mse"
+_RANGES_HINT = "give token ids with --calibration FILE.npz, or take ranges that follow from each row: --recipe w8a8"
 _CACHE_HINT = "give token ids with --calibration FILE.npz, or leave out --cache int8"
 
 
@@ -83,6 +87,11 @@ class Prepared:
     cache: CacheCalibration | None = None
     """Of a cache that becomes int8; None: it stays as it is."""
 
+    @property
+    def is_encoder(self) -> bool:
+        """Whether the model embeds or classifies texts, as far as is known."""
+        return self.source.task not in _NO_ENCODERS
+
 
 def prepare(
     source: Path | str | ModelFolder, output: Path | str | None, wishes: Wishes, progress: ProgressFn = silent
@@ -99,6 +108,8 @@ def prepare(
     cuts = _candidate_cuts if plans else _cuts_of(recipe)
     preparation = _Preparation(*_opened(source, cuts), partial(_opened, source, cuts), output, wishes, progress)
     preparation.refuse_twin()
+    if wishes.budget is not None:
+        wishes.budget.refuse_other_kind(encoder=preparation.source.task not in _NO_ENCODERS)
     cache = preparation.cache(recipe)
     if not plans:
         return replace(preparation.prepared(recipe), cache=cache)
@@ -160,8 +171,10 @@ class _Preparation:
         """Decide on algorithm, text, formats and memory, in this order; `mix` is what `recipe` comes from."""
         wishes = self.wishes
         algorithm = wishes.algorithm or recipe.algorithm
-        calibrates = algorithms.load(algorithm).NEEDS != "nothing"
+        calibrates = recipe.needs_ranges or algorithms.load(algorithm).NEEDS != "nothing"
         sight, obstacle = self._sight() if calibrates else (None, "")
+        if recipe.needs_ranges and sight is None:
+            raise ArtifactError(f"the ranges of activations cannot be found: {obstacle}", _RANGES_HINT)
         samples = sight.samples if sight is not None else self._recorded_samples()
         notes: list[str] = []
         if calibrates and sight is None:
@@ -346,10 +359,13 @@ class _Preparation:
         if self.read is not None:
             return self.read
         shape = self.source.shape
+        # The same amount of text.
+        length = LENGTH if self.source.task in _NO_ENCODERS else _ENCODER_LENGTH
         return load_samples(
             self.wishes.calibration,
             tokenizer,
-            sequences=self.wishes.sequences,
+            sequences=self.wishes.sequences * LENGTH // length,
+            length=length,
             seed=self.wishes.seed,
             context_length=shape.context_length if shape else None,
             vocab_size=shape.vocab_size if shape else None,

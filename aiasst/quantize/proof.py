@@ -61,7 +61,7 @@ class Proof:
         if obstacle:
             if budget is not None and budget.limits_loss:
                 raise BudgetRefused(
-                    f"the accuracy of the result cannot be measured: {obstacle}", "leave out --max-kld and --min-top1"
+                    f"the accuracy of the result cannot be measured: {obstacle}", "leave out the limit of accuracy"
                 )
             return
         card = self._measured(folder, progress)
@@ -72,6 +72,7 @@ class Proof:
                 top1_agreement=worst_top1,
                 nbytes=card.bytes,
                 bits_per_weight=card.bits_per_weight,
+                similarity=card.similarity_mean if card.similarity_mean is not None else card.score_rank_correlation,
             )
         write_card(folder, card)
 

@@ -22,6 +22,7 @@ from aiasst.quantize.grid import Quantized
 from aiasst.quantize.inventory import Found, Use
 from aiasst.quantize.matrix import FloatMatrix, Matrix
 from aiasst.quantize.plan import Plan
+from aiasst.quantize.ranges import FACTORS, InputRange
 from aiasst.quantize.weights_file import WeightsFile
 
 STAGE = "quantize"
@@ -59,7 +60,8 @@ def rewrite(
         progress(Progress(STAGE, done, total, f"{found.matrix.name} → {planned.chosen.label}"))
         content = contents.matrix(found)
         if content is not None:
-            _replace_weight(emit, graph, found, planned.chosen, content, file)
+            found_range = contents.ranges.get(found.matrix.name)
+            _replace_weight(emit, graph, found, planned.chosen, content, file, found_range)
         done += found.matrix.elements
         del content
     _move_tensors(graph, file)
@@ -91,6 +93,7 @@ def _replace_weight(
     spec: WeightFormat,
     content: Quantized | FloatMatrix,
     file: WeightsFile,
+    input_range: InputRange | None,
 ) -> None:
     parts = pack_matrix(found.matrix, content, spec)
     if spec.format == "fp32":
@@ -98,7 +101,10 @@ def _replace_weight(
         found.value.const_value = file.write(found.matrix.name, parts[0].array)
         return
     stem = stem_of(found.matrix.name)
-    packed = PackedWeight(found.matrix, {p.suffix: file.write(stem + p.suffix, p.array) for p in parts}, graph)
+    tensors = {p.suffix: file.write(stem + p.suffix, p.array) for p in parts}
+    if input_range is not None and input_range.divisors is not None:
+        tensors[FACTORS] = file.write(stem + FACTORS, np.reciprocal(input_range.divisors))
+    packed = PackedWeight(found.matrix, tensors, graph, input_range)
     for use in found.uses:
         _replace_use(emit, graph, use, spec, packed)
     if found.value.is_graph_input():

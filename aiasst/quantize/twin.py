@@ -21,6 +21,7 @@ from aiasst.quantize.grid import Quantized
 from aiasst.quantize.inventory import Found, Inventory
 from aiasst.quantize.matrix import FloatMatrix, Matrix
 from aiasst.quantize.plan import Plan
+from aiasst.quantize.ranges import InputRange
 from aiasst.quantize.rewrite import added_bias
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ class TwinContents:
         theirs = _vectors_of(self.inventory.found, shared_names(self.inventory.found))
         mine = {name: vector for name, vector in self.own.vectors.items() if name not in theirs}
         return mine | {name: vector for name, vector in self.first.vectors.items() if name in theirs}
+
+    @property
+    def ranges(self) -> Mapping[str, InputRange]:
+        """See `Contents`."""
+        return {**self.own.ranges, **self.first.ranges}
 
     def matrix(self, found: Found) -> Quantized | FloatMatrix | None:
         """See `Contents`."""

@@ -128,10 +128,18 @@ def test_broken_yaml_and_absent_files_are_told_apart(tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "absent.yaml"))
 
 
-def test_norms_and_tables_cannot_be_named() -> None:
-    for role in FLOAT_ROLES:
+def test_norms_cannot_be_named_and_tables_stay_unless_they_are() -> None:
+    for role in ("norm", "bias", "rotary"):
         with pytest.raises(ArtifactError):
             Rule.parse({"roles": [role], "use": INT4}, "rule")
+    anything = Rule(use=WeightFormat(format="int8", block_size=64))
+    named = Rule(roles=("position_embed",), use=WeightFormat(format="int4", block_size=64))
+    for rules, label in (((anything,), "fp32"), ((anything, named), "int4-b64"), ((named, anything), "int4-b64")):
+        recipe = Recipe(name="test", description="", default=WeightFormat(format="w8a8"), rules=rules)
+        assert recipe.format_of("position_embed", None, 6).label == label
+        assert recipe.format_of("type_embed", None, 6).label == "fp32"
+        assert recipe.format_of("up", 0, 6).label == "int8-b64"
+    assert FLOAT_ROLES > {"position_embed", "type_embed"}
 
 
 def test_blocks_become_smaller_before_much_is_padded() -> None:

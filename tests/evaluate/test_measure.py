@@ -212,6 +212,33 @@ def test_a_classifier_is_scored_by_its_labels(tiny: Tiny, tmp_path: Path) -> Non
         measure_card(small, task=TaskData("sts", data))
 
 
+def test_a_cross_encoder_is_measured_by_its_scores(tiny: Tiny, tmp_path: Path) -> None:
+    original, small = tiny("bert", auto_class="AutoModelForSequenceClassification", num_labels=1)
+    card = measure_card(small, original, text=_write(tmp_path / "lines.txt", "the rain\nthe sun\nand snow\nthe wind\n"))
+    assert card.score_rank_correlation is not None and card.score_change is not None
+    assert 0 <= card.score_change < 1
+    assert card.similarity_mean is None and card.top1_agreement is None
+    assert card.text is not None and card.text.passages == 3
+    assert "order of scores" in card.to_page()
+    assert measure_card(original, original, text=tmp_path / "lines.txt").score_rank_correlation == pytest.approx(1)
+    data = _write(tmp_path / "sts.csv", "the rain,the sun,1\nand snow,the wind,3\nthe sun,the sun,5\n")
+    scored = measure_card(small, original, task=TaskData("sts", data)).scores
+    assert scored is not None and set(scored.after) == {"spearman", "pearson"}
+    with pytest.raises(UsageError, match="classifies no texts"):
+        measure_card(small, task=TaskData("classification", data))
+
+
+def test_a_classifier_of_pairs_reads_both_texts(tiny: Tiny, tmp_path: Path) -> None:
+    original, small = tiny("bert", auto_class="AutoModelForSequenceClassification", num_labels=3)
+    data = _write(tmp_path / "nli.csv", "premise,hypothesis,label\nthe rain,the sun,0\nand snow,the wind,2\n")
+    card = measure_card(small, original, task=TaskData("classification", data))
+    assert card.scores is not None and card.scores.rows == 2
+    single = _write(tmp_path / "single.csv", "premise,label\nthe rain,0\nand snow,2\n")
+    alone = measure_card(small, original, task=TaskData("classification", single))
+    assert card.text is not None and alone.text is not None
+    assert card.text.tokens > alone.text.tokens
+
+
 def test_an_encoder_wants_an_original_or_a_task(minilm: Pair, story: Pair, tmp_path: Path) -> None:
     data = _write(tmp_path / "sts.csv", "a,b,1\nc,d,2\n")
     asked: list[tuple[str, Callable[[], object]]] = [

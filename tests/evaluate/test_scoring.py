@@ -78,6 +78,27 @@ def test_labels_are_numbers_or_the_checkpoints_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("premise,hypothesis,label\na,b,good\nc,d,0\n", [1, 0]),
+        ("a,b,good\nc,d,bad\n", [1, 0]),
+        ("a,0,b\nc,1,d\n", None),
+        ("text,label,source\na,1,x\nc,bad,x\n", None),
+    ],
+)
+def test_pairs_have_their_label_in_the_third_column(tmp_path: Path, text: str, labels: list[int] | None) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text(text, encoding="utf-8")
+    found = read_labelled(path, LABELS)
+    if labels is None:
+        assert found.texts == ("a", "c")
+        assert found.labels.tolist() == ([0, 1] if "label" not in text else [1, 0])
+    else:
+        assert found.texts == (("a", "b"), ("c", "d"))
+        assert found.labels.tolist() == labels
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "there is no data file"),

@@ -40,8 +40,8 @@ def test_a_long_text_is_cut_and_keeps_its_end(tmp_path: Path) -> None:
     session = EncoderSession(graph, context_length=100)  # type: ignore[arg-type]
     encoder = TextEncoder(session, Tokenizer.load(tmp_path), encoding)
     long, short = encoder.encode("a long sentence"), encoder.encode("a")
-    assert (len(long), len(short)) == (6, 3)
-    assert long[[0, -1]].tolist() == [checkpoints.BOS, checkpoints.EOS]
+    assert (len(long.ids), len(short.ids)) == (6, 3)
+    assert long.ids[[0, -1]].tolist() == [checkpoints.BOS, checkpoints.EOS]
     first, second, third = encoder.vectors([long, short, long])
     assert first is third
     assert graph.runs == 2

@@ -22,6 +22,7 @@ from aiasst.quantize.grid import Quantized
 from aiasst.quantize.inventory import Found
 from aiasst.quantize.matrix import FloatMatrix
 from aiasst.quantize.plan import Plan
+from aiasst.quantize.ranges import InputRange
 from aiasst.quantize.weights_file import read_matrix
 
 FloatVector = npt.NDArray[np.float32]
@@ -33,6 +34,11 @@ class Contents(Protocol):
     @property
     def vectors(self) -> Mapping[str, FloatVector]:
         """Initializers (norm scales, biases) that get other numbers of the same shape, float32, by name."""
+        ...
+
+    @property
+    def ranges(self) -> Mapping[str, InputRange]:
+        """Fixed ranges of the inputs of products, by the name of the weight."""
         ...
 
     def matrix(self, found: Found) -> Quantized | FloatMatrix | None:
@@ -49,6 +55,7 @@ class PlainContents:
     statistics: Mapping[str, InputStatistics] = field(default_factory=dict)
     """Of the inputs of the products, by weight name, where there are any."""
     vectors: Mapping[str, FloatVector] = field(default_factory=dict)
+    ranges: Mapping[str, InputRange] = field(default_factory=dict)
 
     def matrix(self, found: Found) -> Quantized | FloatMatrix | None:
         """See `Contents`."""
@@ -69,6 +76,11 @@ class FinishedContents:
     def vectors(self) -> Mapping[str, FloatVector]:
         """See `Contents`."""
         return self.finished.vectors()
+
+    @cached_property
+    def ranges(self) -> Mapping[str, InputRange]:
+        """See `Contents`."""
+        return self.finished.ranges()
 
     def matrix(self, found: Found) -> Quantized | FloatMatrix | None:
         """See `Contents`."""

@@ -57,6 +57,11 @@ def divide_columns(rows: FloatMatrix, scales: FloatVector) -> FloatMatrix:
     return rows / scales
 
 
+def is_norm(node: ir.Node | None) -> bool:
+    """Whether a node is a norm with factors of its own."""
+    return node is not None and node.op_type in _NORMS
+
+
 def find_norms(found: Iterable[Found]) -> dict[str, NormFold]:
     """The norms that can take scales, by the name of their output."""
     products = _Products(found)

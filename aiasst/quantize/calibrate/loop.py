@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from aiasst.artifacts.recipe import RANGED_FORMATS
 from aiasst.errors import ArtifactError, ResourceError
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.quantize import algorithms
@@ -37,6 +38,7 @@ from aiasst.quantize.calibrate.task import Task
 from aiasst.quantize.corrections.tied import tied_hessian
 from aiasst.quantize.grid import Quantized
 from aiasst.quantize.matrix import FloatMatrix
+from aiasst.quantize.ranges import InputRange, RangeFinder
 from aiasst.quantize.rewrite import added_bias
 
 Array = npt.NDArray[Any]
@@ -105,7 +107,7 @@ class _Walk:
         layers, error = self.task.layered.layers, 0.0
         self._check_boundaries()
         if not self.state.finished(_LOOKUPS):
-            self.state.save(_LOOKUPS, StepResult(self._rounded_lookups(), {}, 0.0))
+            self.state.save(_LOOKUPS, StepResult(self._rounded_lookups(), {}, {}, 0.0))
         for number, layer in enumerate(layers):
             if self.state.finished(_step(layer)):
                 error = self.state.error(_step(layer))
@@ -126,12 +128,24 @@ class _Walk:
         """A weight with its planned format."""
         return Member(self.found[name], self.task.plan.format_of(name))
 
-    def collect(self, pairs: Iterable[tuple[Array, Array | None]], width: int, *, cross: bool) -> GroupStatistics:
-        """Statistics of activations [..., K] of the quantized chain, with those of the float chain where they are known."""
+    def collect(
+        self,
+        pairs: Iterable[tuple[Array, Array | None]],
+        width: int,
+        *,
+        cross: bool,
+        finder: RangeFinder | None = None,
+    ) -> GroupStatistics:
+        """Statistics of activations [..., K] of the quantized chain, with those of the float chain where they are known.
+
+        `finder` is shown the same rows of the quantized chain.
+        """
         seen = Accumulator(width, hessian=self.task.algorithm.NEEDS == "hessian", cross=cross)
         compared = False
         for x, original in pairs:
             compared = original is not None
+            if finder is not None:
+                finder.add(x.reshape(-1, width))
             seen.add(x.reshape(-1, width), None if original is None else original.reshape(-1, width))
         return GroupStatistics(
             seen.rows,
@@ -200,6 +214,7 @@ class _LayerRun:
         self._compared = [group.value for group, members in self._groups if self._compares(members)]
         self._matrices: dict[str, Quantized | FloatMatrix] = {}
         self._vectors: dict[str, FloatVector] = {}
+        self._ranges: dict[str, InputRange] = {}
         self._replaced: dict[str, Array] = self._rounded_before()
 
     def work(self) -> Iterator[float]:
@@ -212,7 +227,7 @@ class _LayerRun:
             self._round_group(group, members)
         yield (parts - 1) / parts
         error = self._run_quantized()
-        self._walk.state.save(_step(self._layer), StepResult(self._matrices, self._vectors, error))
+        self._walk.state.save(_step(self._layer), StepResult(self._matrices, self._vectors, self._ranges, error))
         shutil.rmtree(self._staging, ignore_errors=True)
         self._walk.float.forget(self._layer)
         self._walk.quantized.forget(self._layer)
@@ -282,9 +297,17 @@ class _LayerRun:
     # ------------------------------------------------------------------ the weights
 
     def _round_group(self, group: Group, members: Sequence[Member]) -> None:
-        statistics = self._collect(group, members)
+        finder = _range_finder(members)
+        statistics = self._collect(group, members, finder)
         means = statistics.mean_float, statistics.mean_quantized
         scales = self._fold(group, members, statistics)
+        if finder is not None:
+            ranged = {m.found.matrix.name for m in members if m.spec.format in RANGED_FORMATS}
+            smooth = self._walk.task.algorithm.EQUALIZES and len(ranged) == len(members) and _is_behind_norm(members[0])
+            found = rounding.find_range(members, finder, scales, smooth=smooth)
+            self._ranges |= dict.fromkeys(ranged, found)
+            # From here on it makes no difference whether a norm or a product of its own divides.
+            scales = found.divisors if scales is None else scales
         if scales is not None:
             statistics.divide(scales)
         for member in members:
@@ -305,7 +328,7 @@ class _LayerRun:
                 corrected = rounding.corrected_bias(_vector(bias), matrix, original, stored, means[0], means[1])
                 self._vectors[bias.name] = self._replaced[bias.name] = corrected
 
-    def _collect(self, group: Group, members: Sequence[Member]) -> GroupStatistics:
+    def _collect(self, group: Group, members: Sequence[Member], finder: RangeFinder | None) -> GroupStatistics:
         """Statistics of what the group reads, its tokens one batch after the other."""
         compares = group.value in self._compared
         inputs = self._walk.quantized.run(self._layer, [group.value], self._replaced)
@@ -315,7 +338,7 @@ class _LayerRun:
             for batch, values in enumerate(inputs)
         )
         width = members[0].found.matrix.k
-        statistics = self._walk.collect(pairs, width, cross=self._walk.task.algorithm.PROPAGATES)
+        statistics = self._walk.collect(pairs, width, cross=self._walk.task.algorithm.PROPAGATES, finder=finder)
         if not np.isfinite(statistics.energy).all():
             raise ArtifactError(
                 f"the inputs of {members[0].found.matrix.name} are not finite on the calibration text",
@@ -385,6 +408,17 @@ def _stored(member: Member, state: WorkState) -> FloatMatrix:
 def _vector(value: ir.Value) -> FloatVector:
     assert value.const_value is not None
     return np.array(value.const_value.numpy(), dtype=np.float32)
+
+
+def _range_finder(members: Sequence[Member]) -> RangeFinder | None:
+    """What chooses the range of the group's inputs; None where no format fixes one."""
+    ranged = any(member.spec.format in RANGED_FORMATS for member in members)
+    return RangeFinder(members[0].found.matrix.k) if ranged else None
+
+
+def _is_behind_norm(member: Member) -> bool:
+    value = member.found.uses[0].node.inputs[0]
+    return value is not None and folding.is_norm(value.producer())
 
 
 def _private_bias(member: Member) -> ir.Value | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aiasst.artifacts.recipe import WeightFormat
+from aiasst.artifacts.recipe import RANGED_FORMATS, WeightFormat
 from aiasst.quantize import formats
 from aiasst.quantize.algorithms import Algorithm, InputStatistics
 from aiasst.quantize.calibrate import folding
@@ -31,8 +31,12 @@ from aiasst.quantize.grid import Grid, Quantized
 from aiasst.quantize.hessian import Factors
 from aiasst.quantize.inventory import Found
 from aiasst.quantize.matrix import FloatMatrix, Matrix, copy_matrix
+from aiasst.quantize.ranges import Columns, InputRange, RangeFinder
 
 FloatVector = npt.NDArray[np.float32]
+
+# Rows of a piece of a weight that speak for its rounding.
+_SAMPLE = 256
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,30 @@ def find_scales(members: Sequence[Member], statistics: GroupStatistics) -> Float
     weights = [weight_rows(member.found) for member in members]
     grids = [member.grid for member in members]
     return channel_scales(statistics.energy, weights, grids, statistics.hessian)
+
+
+def find_range(
+    members: Sequence[Member], finder: RangeFinder, scales: FloatVector | None, *, smooth: bool
+) -> InputRange:
+    """One range for the inputs of all `members` that want one.
+
+    The inputs are divided by `scales` already where there are any; else, with `smooth`, the range may bring divisors.
+    """
+    columns = _columns([member for member in members if member.spec.format in RANGED_FORMATS], scales)
+    return finder.find_smoothed(columns) if smooth and scales is None else finder.find(columns, scales)
+
+
+def _columns(members: Sequence[Member], scales: FloatVector | None) -> Columns:
+    width = members[0].found.matrix.k
+    energy, peak = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    sample: list[FloatMatrix] = []
+    for member in members:
+        for rows in pieces_of(member.found.matrix):
+            piece = _folded(weight_rows(member.found)[rows], scales)
+            energy += np.square(piece).sum(axis=0)
+            np.maximum(peak, np.abs(piece).max(axis=0), out=peak)
+            sample.append(piece[:: max(1, len(piece) // _SAMPLE)])
+    return Columns(energy, peak, np.concatenate(sample), sum(member.found.matrix.n for member in members))
 
 
 def round_member(

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from aiasst.artifacts.document import write_text_atomically
 from aiasst.quantize.grid import Grid, Quantized
 from aiasst.quantize.matrix import FloatMatrix
+from aiasst.quantize.ranges import InputRange
 
 FloatVector = npt.NDArray[np.float32]
 
@@ -51,6 +52,8 @@ class StepResult:
     """By weight name: on a grid, or float32 [N, K]."""
     vectors: Mapping[str, FloatVector]
     """Replaced gammas, betas and biases by name."""
+    ranges: Mapping[str, InputRange]
+    """Fixed ranges of the inputs of products, by the name of the weight."""
     error: float
     """Relative error of the activations behind the step: |x_float - x_quantized|^2 / |x_float|^2."""
 
@@ -136,6 +139,16 @@ class WorkState:
                 vectors |= {name: archive[f"vector.{number}"] for number, name in enumerate(names)}
         return vectors
 
+    def ranges(self) -> dict[str, InputRange]:
+        """The ranges of all finished steps."""
+        ranges: dict[str, InputRange] = {}
+        for file in sorted((self.folder / _DONE).glob("*.npz")):
+            with np.load(file, allow_pickle=False) as archive:
+                for name, (low, high) in json.loads(str(archive[_INDEX]))["ranges"].items():
+                    divisors = archive[f"divisors.{name}"] if f"divisors.{name}" in archive.files else None
+                    ranges[name] = InputRange(low, high, divisors)
+        return ranges
+
     def error(self, step: str) -> float:
         """Relative error behind a finished step."""
         with np.load(self._file(step), allow_pickle=False) as archive:
@@ -177,7 +190,10 @@ def _flatten(result: StepResult) -> tuple[dict[str, npt.NDArray[Any]], dict[str,
         matrices.append({"name": name, "grid": asdict(content.grid) if isinstance(content, Quantized) else None})
         arrays |= {f"{number}.{part}": array for part, array in _parts(content)}
     arrays |= {f"vector.{number}": vector for number, vector in enumerate(result.vectors.values())}
-    return arrays, {"matrices": matrices, "vectors": list(result.vectors), "error": result.error}
+    divided = {name: found.divisors for name, found in result.ranges.items() if found.divisors is not None}
+    arrays |= {f"divisors.{name}": divisors for name, divisors in divided.items()}
+    ranges = {name: [found.low, found.high] for name, found in result.ranges.items()}
+    return arrays, {"matrices": matrices, "vectors": list(result.vectors), "ranges": ranges, "error": result.error}
 
 
 def _parts(content: Quantized | FloatMatrix) -> Iterator[tuple[str, npt.NDArray[Any]]]:

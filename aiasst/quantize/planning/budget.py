@@ -75,6 +75,8 @@ class Budget:
     """Mean KL divergence from the original, nats a token."""
     min_top1: float | None = None
     """Share of tokens with the same likeliest next token, 0 … 1."""
+    min_similarity: float | None = None
+    """Of an encoder: mean cosine of a text's vector with the original's."""
     token_ms: float | None = None
     """Milliseconds a token on the machine of the device config, for `workload`."""
     workload: Workload = field(default_factory=Workload)
@@ -89,6 +91,22 @@ class Budget:
             raise UsageError(f"--max-kld {self.max_kld:g} is no divergence", "give a number of nats, for example 0.03")
         if self.min_top1 is not None and not 0 <= self.min_top1 <= 1:
             raise UsageError(f"--min-top1 {self.min_top1:g} is no share", "give a share of tokens, for example 0.93")
+        if self.min_similarity is not None and not 0 <= self.min_similarity <= 1:
+            raise UsageError(f"--min-similarity {self.min_similarity:g} is no cosine", "give one, for example 0.99")
+
+    def refuse_other_kind(self, *, encoder: bool) -> None:
+        """Raise UsageError for a limit that says nothing about a model that embeds or classifies texts, or one that writes."""
+        if encoder and not (self.max_kld is None and self.min_top1 is None):
+            raise UsageError(
+                "--max-kld and --min-top1 are about the next token, and this model predicts none",
+                "limit how far its vectors move: --min-similarity 0.99",
+            )
+        if encoder and self.token_ms is not None:
+            raise UsageError("--token-ms is about writing, and this model writes no text", "limit the size: --max-size")
+        if not encoder and self.min_similarity is not None:
+            raise UsageError(
+                "--min-similarity is about vectors of texts, and this model gives none", "use --max-kld or --min-top1"
+            )
 
     @property
     def is_empty(self) -> bool:
@@ -103,7 +121,7 @@ class Budget:
     @property
     def limits_loss(self) -> bool:
         """Whether the loss is limited, which a measurement can tell of any model."""
-        return not (self.max_kld is None and self.min_top1 is None)
+        return not (self.max_kld is None and self.min_top1 is None and self.min_similarity is None)
 
     def most_loss(self, agreement: Agreement) -> float:
         """The KL divergence that both limits of accuracy allow; infinite where there is none."""
@@ -112,10 +130,18 @@ class Budget:
             bounds.append(self.max_kld)
         if self.min_top1 is not None:
             bounds.append(agreement.kl_of(self.min_top1))
+        if self.min_similarity is not None:
+            bounds.append(error_of_similarity(self.min_similarity))
         return min(bounds)
 
     def check(
-        self, *, kl_mean: float | None, top1_agreement: float | None, nbytes: int, bits_per_weight: float
+        self,
+        *,
+        kl_mean: float | None,
+        top1_agreement: float | None,
+        nbytes: int,
+        bits_per_weight: float,
+        similarity: float | None = None,
     ) -> None:
         """Hold the measured numbers of a finished model against the limits.
 
@@ -131,11 +157,21 @@ class Budget:
             broken.append(f"the measured KL divergence of {kl_mean:.4f} is more than {self.max_kld:g}")
         if self.min_top1 is not None and top1_agreement is not None and top1_agreement < self.min_top1:
             broken.append(f"the measured top-1 agreement of {top1_agreement:.2%} is less than {self.min_top1:.2%}")
+        if self.min_similarity is not None and (similarity is None or similarity < self.min_similarity):
+            measured = (
+                "no similarity could be measured"
+                if similarity is None
+                else f"the measured similarity of {similarity:.4f}"
+            )
+            broken.append(f"{measured} is less than {self.min_similarity:g}" if similarity is not None else measured)
         if broken:
-            raise BudgetRefused(f"the budget is not kept: {'; '.join(broken)}", self._possible(kl_mean, top1_agreement))
+            possible = self._possible(kl_mean, None if similarity is not None else top1_agreement, similarity)
+            raise BudgetRefused(f"the budget is not kept: {'; '.join(broken)}", possible)
 
-    def _possible(self, kl_mean: float | None, top1_agreement: float | None) -> str:
+    def _possible(self, kl_mean: float | None, top1_agreement: float | None, similarity: float | None) -> str:
         reached = []
+        if similarity is not None:
+            reached.append(f"--min-similarity {math.floor(similarity * 1000) / 1000:g}")
         if kl_mean is not None:
             reached.append(f"--max-kld {_rounded_up(kl_mean):g}")
         if top1_agreement is not None:
@@ -185,6 +221,26 @@ def refuse_size(wanted: str, smallest: int, bits: float) -> BudgetRefused:
         f"no choice of formats keeps {wanted}",
         f"the smallest possible is {human_bytes(smallest, exact=True)} (--target-bpw {math.ceil(bits * 100) / 100:g}), "
         "at a great loss",
+    )
+
+
+def error_of_similarity(similarity: float) -> float:
+    """The relative squared error of hidden states that goes with a mean cosine of vectors: 1 - error / 2, which pooling exceeds."""
+    return 2 * (1 - similarity)
+
+
+def similarity_of_error(error: float) -> float:
+    """The inverse of `error_of_similarity`."""
+    return 1 - error / 2
+
+
+def refuse_similarity(limit: float, best: float, needed: int | None) -> BudgetRefused:
+    """As `refuse_loss`, of an encoder: `limit` and `best` are errors of its hidden states."""
+    enough = "" if needed is None else f"; for this accuracy allow {human_bytes(needed, exact=True)}"
+    reached = similarity_of_error(best)
+    return BudgetRefused(
+        f"no plan within these limits keeps a similarity of {similarity_of_error(limit):.4g}: the best is about {reached:.4g}",
+        f"allow --min-similarity {math.floor(max(reached, 0) * 1000) / 1000:g}{enough}",
     )
 
 

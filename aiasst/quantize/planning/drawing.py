@@ -14,6 +14,7 @@ import numpy.typing as npt
 from aiasst.artifacts.document import written_whole
 from aiasst.artifacts.model_folder import disk_errors
 from aiasst.errors import MissingExtraError
+from aiasst.quantize.planning.budget import similarity_of_error
 from aiasst.quantize.planning.mix import Cell, FrontPoint, PlannedMix, UniformPoint
 from aiasst.sizes import human_bytes
 
@@ -366,7 +367,8 @@ def front_picture(mix: PlannedMix, file: Path) -> None:
             label="all layers in one format, embedding and head in int8",
         )  # fmt: skip
     if mix.predicted_kl > 0:
-        words = f"this plan: {mix.bits_per_weight:.2f} bits, {human_bytes(mix.nbytes)}, KL {mix.predicted_kl:.3g}"
+        loss = "error" if mix.encoder else "KL"
+        words = f"this plan: {mix.bits_per_weight:.2f} bits, {human_bytes(mix.nbytes)}, {loss} {mix.predicted_kl:.3g}"
         axes.plot(
             [mix.bits_per_weight], [mix.predicted_kl],
             color=_STAR, markeredgecolor="white", marker="*", markersize=18, linestyle="none", label=words, zorder=4,
@@ -378,7 +380,10 @@ def front_picture(mix: PlannedMix, file: Path) -> None:
         low, high = axes.get_xlim()
         axes.set_xlim(low, high + 0.1 * (high - low))
     axes.set_xlabel("size (bits per weight, everything included)")
-    axes.set_ylabel("predicted KL divergence from the original (nats per token)")
+    what = (
+        "relative squared error of hidden states" if mix.encoder else "KL divergence from the original (nats per token)"
+    )
+    axes.set_ylabel(f"predicted {what}")
     axes.grid(visible=True, which="major", color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -441,6 +446,11 @@ def apart(wanted: Sequence[float], gap: float, most: float) -> list[float]:
 
 
 def _summary(mix: PlannedMix) -> str:
+    if mix.encoder:
+        return (
+            f"{mix.bits_per_weight:.2f} bits per weight, {human_bytes(mix.nbytes)}; predicted similarity "
+            f"{similarity_of_error(mix.predicted_kl):.4f}"
+        )
     return (
         f"{mix.bits_per_weight:.2f} bits per weight, {human_bytes(mix.nbytes)}; "
         f"predicted KL divergence {mix.predicted_kl:.3g} nats a token, top-1 agreement {mix.predicted_top1:.1%}"

@@ -91,6 +91,8 @@ class PlannedMix:
     """Top-1 agreement, 0 … 1."""
     measured: bool
     """Whether the plan as a whole was measured (with quick rounding) for that prediction; else it is a sum over its units."""
+    encoder: bool = False
+    """Whether every loss is the relative squared error of hidden states, for want of a KL divergence."""
     token_ms: float | None = None
     """Predicted time a token, where a device was given."""
     uniform: tuple[UniformPoint, ...] = ()

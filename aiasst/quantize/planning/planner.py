@@ -112,6 +112,8 @@ class Planner:
     parameters: int
     budget: Budget
     algorithm: str
+    encoder: bool = False
+    """Whether losses are relative errors of hidden states, since there are no logits of a next token."""
 
     @classmethod
     def prepare(
@@ -158,6 +160,7 @@ class Planner:
             parameters=whole.parameters,
             budget=budget,
             algorithm=algorithm,
+            encoder=source.task not in ("text-generation", "unknown"),
         )
 
     # ------------------------------------------------------------------ limits
@@ -241,7 +244,7 @@ class Planner:
             if smallest is None:
                 best = solve.least(losses, self.allowed)
                 assert best is not None
-                raise limits.refuse_loss(most, solve.total(losses, best), agreement, None)
+                raise self._refusal(most, solve.total(losses, best), agreement, None)
             return smallest
         choice = solve.least(losses, self.allowed, self.limits())
         if choice is None:
@@ -253,7 +256,7 @@ class Planner:
         if loss > most / share:
             enough = solve.least(self.size, self.allowed, [Limit(losses, most)])
             needed = None if enough is None else self._whole_bytes(enough)
-            raise limits.refuse_loss(most / share, loss, agreement, needed)
+            raise self._refusal(most / share, loss, agreement, needed)
         return choice
 
     def _refined(
@@ -284,7 +287,12 @@ class Planner:
 
     def _refused(self, losses: solve.Table, best: float, most: float, agreement: Agreement) -> BudgetRefused:
         enough = solve.least(self.size, self.allowed, [Limit(losses, most * _SHARE_OF_LOSS)])
-        return limits.refuse_loss(most, best, agreement, None if enough is None else self._whole_bytes(enough))
+        return self._refusal(most, best, agreement, None if enough is None else self._whole_bytes(enough))
+
+    def _refusal(self, most: float, best: float, agreement: Agreement, needed: int | None) -> BudgetRefused:
+        if self.encoder:
+            return limits.refuse_similarity(most, best, needed)
+        return limits.refuse_loss(most, best, agreement, needed)
 
     def _variant(self, choice: Choice) -> dict[str, WeightFormat]:
         return dict(truth.variant_of(list(zip(self.units, self._candidates(choice), strict=True))))
@@ -313,7 +321,7 @@ class Planner:
         candidates = self._candidates(choice)
         chosen = {unit: candidate.spec for unit, candidate in zip(self.units, candidates, strict=True)}
         name = f"planned-{bits:.2f}bpw"
-        description = f"{bits:.2f} bits per weight, planned for {self._wishes()}; predicted KL divergence {loss:.4f}"
+        description = f"{bits:.2f} bits per weight, planned for {self._wishes()}; {self._predicted(loss)}"
         cells = tuple(
             Cell(
                 unit.role,
@@ -337,9 +345,15 @@ class Planner:
             predicted_kl=loss,
             predicted_top1=agreement.top1_of(loss),
             measured=measured,
+            encoder=self.encoder,
             uniform=uniform_points(self.units, self.columns, losses, self._whole_bytes, self.bits_per_weight),
             token_ms=None if self.times is None else solve.total(self.times, choice) + self.other_ms,
         )
+
+    def _predicted(self, loss: float) -> str:
+        if self.encoder:
+            return f"predicted similarity {limits.similarity_of_error(loss):.4f}"
+        return f"predicted KL divergence {loss:.4f}"
 
     def _wishes(self) -> str:
         words = [self._size_in_words()] if self.budget.max_bytes or self.budget.target_bpw else []
@@ -347,6 +361,8 @@ class Planner:
             words.append(f"a KL divergence of {self.budget.max_kld:g}")
         if self.budget.min_top1 is not None:
             words.append(f"a top-1 agreement of {self.budget.min_top1:g}")
+        if self.budget.min_similarity is not None:
+            words.append(f"a similarity of {self.budget.min_similarity:g}")
         if self.budget.token_ms is not None:
             words.append(f"{self.budget.token_ms:g} ms a token at {self.budget.workload}")
         return " and ".join(words)
@@ -375,10 +391,12 @@ def _times(
 def probe_text(source: QuantizeSource, samples: Samples, max_ram: int | None = None) -> Text:
     """The last samples to measure on, some of the others for statistics; fewer of a large model, or under a ceiling of memory."""
     ids = samples.ids
-    probes = max(1, min(_PROBES, len(ids) // 3))
+    # As many tokens where passages are short.
+    shorter = max(1, _PROBE_LENGTH // ids.shape[1])
+    probes = max(1, min(_PROBES * shorter, len(ids) // 3))
     seen = ids if len(ids) == 1 else ids[: len(ids) - probes]
     a_token = 2 * _RUNS_A_LAYER * _product_elements(source)
-    wanted = max(2, min(_SEQUENCES_SEEN, int(_TEXT_OPERATIONS / (a_token * ids.shape[1]))))
+    wanted = max(2, min(_SEQUENCES_SEEN * shorter, int(_TEXT_OPERATIONS / (a_token * ids.shape[1]))))
     step = max(1, (1 if max_ram is not None else 8) * 512 // ids.shape[1])
     measured = ids[len(ids) - probes :, :_PROBE_LENGTH]
     if _product_elements(source) > 5e8:

@@ -13,6 +13,7 @@ from aiasst.quantize.algorithms import rtn
 from aiasst.quantize.calibrate import state
 from aiasst.quantize.calibrate.state import StepResult, WorkState, key_of, work_folder
 from aiasst.quantize.grid import Grid, Quantized
+from aiasst.quantize.ranges import InputRange
 from tests.quantize import graphs
 
 GRIDS = [Grid(4, 32), Grid(2, 64, zero_point=True), Grid(8, None, narrow=True)]
@@ -20,7 +21,9 @@ GRIDS = [Grid(4, 32), Grid(2, 64, zero_point=True), Grid(8, None, narrow=True)]
 
 def _result() -> StepResult:
     matrices = {f"w{i}/odd name": rtn.quantize(graphs.random(6, 96, seed=i), grid) for i, grid in enumerate(GRIDS)}
-    return StepResult(matrices | {"plain": graphs.random(3, 5).T}, {"gamma": graphs.random(7)}, 0.25)
+    return StepResult(
+        matrices | {"plain": graphs.random(3, 5).T}, {"gamma": graphs.random(7)}, {"a": InputRange(-1.25, 3.0)}, 0.25
+    )
 
 
 def _same(one: object, two: object) -> bool:
@@ -45,6 +48,7 @@ def test_what_was_saved_is_there_for_the_next_process(tmp_path: Path) -> None:
         assert second.holds(name)
         assert _same(second.matrix(name), content)
     np.testing.assert_array_equal(second.vectors()["gamma"], saved.vectors["gamma"])
+    assert second.ranges() == saved.ranges
     assert second.error("layer-0") == 0.25
     second.remove()
     assert not list(tmp_path.iterdir())

@@ -47,6 +47,30 @@ def test_limits_that_make_no_sense(limits: dict[str, float]) -> None:
         Budget(**limits)  # type: ignore[arg-type]
 
 
+def test_a_limit_that_says_nothing_of_the_model_is_refused() -> None:
+    for limits in ({"max_kld": 0.1}, {"min_top1": 0.9}, {"token_ms": 20.0}):
+        Budget(**limits).refuse_other_kind(encoder=False)  # type: ignore[arg-type]
+        with pytest.raises(UsageError):
+            Budget(**limits).refuse_other_kind(encoder=True)  # type: ignore[arg-type]
+    Budget(min_similarity=0.99, max_bytes=1).refuse_other_kind(encoder=True)
+    with pytest.raises(UsageError, match="none"):
+        Budget(min_similarity=0.99).refuse_other_kind(encoder=False)
+    with pytest.raises(UsageError, match="no cosine"):
+        Budget(min_similarity=99)
+
+
+def test_an_encoder_is_held_against_its_similarity() -> None:
+    limit = Budget(min_similarity=0.99)
+    facts = {"kl_mean": None, "top1_agreement": None, "nbytes": 1, "bits_per_weight": 8.0}
+    limit.check(**facts, similarity=0.995)  # type: ignore[arg-type]
+    with pytest.raises(BudgetRefused, match=r"0\.9800 is less than 0\.99") as refused:
+        limit.check(**facts, similarity=0.98)  # type: ignore[arg-type]
+    assert "--min-similarity 0.98" in refused.value.hint
+    with pytest.raises(BudgetRefused, match="could be measured"):
+        limit.check(**facts)  # type: ignore[arg-type]
+    assert limit.most_loss(Agreement()) == pytest.approx(0.02)
+
+
 def test_which_limits_need_a_plan() -> None:
     assert Budget().is_empty
     assert Budget(max_bytes=1).needs_planning
