@@ -1,7 +1,7 @@
 """What a model would take on a machine before it is there: seconds of a step and of a prompt, bytes in memory. Pure.
 
-    a decode step   every product with as many rows as there are sequences · attention over what each has in the cache · norms,
-                    activations and residuals, number by number · launching the nodes · the engine's own part
+    a decode step   every product with as many rows as there are sequences · attention over what each has in the cache, which
+                    has to be read unless it stays in the processor's · small nodes (norms, activations, residuals) · the engine
     a prompt        the same in pieces, the head for the last token only, attention over the square
     memory          packed weights · cache of the whole context · logits and activations · the program
 
@@ -17,7 +17,7 @@ from aiasst.engine.engine import CHUNK
 from aiasst.profile.offers import Form, Part
 from aiasst.profile.ranges import Range, total
 from aiasst.profile.shapes import ModelShape
-from aiasst.profile.speeds import Speeds
+from aiasst.profile.speeds import NORM_PASSES, Attending, Speeds
 
 SEQUENCES = (1, 8)
 """Numbers of sequences that are predicted."""
@@ -28,6 +28,8 @@ SHORT_PAST = 64
 _PROGRAM_BYTES = Range(130e6, 180e6, 300e6)
 """Python, ONNX Runtime and the tokenizer."""
 _LAYER_NODES = 14
+"""Four products and attention among them."""
+_PRODUCTS_AND_ATTENTION = 5
 _W8A8_NODES = 9
 """More, for each product: the rows are scaled by stock operators."""
 _FEW_NODES = 12
@@ -155,9 +157,14 @@ class _Asked:
     def __init__(self, shape: ModelShape, form: Form, speeds: Speeds) -> None:
         self.shape, self.speeds = shape, speeds
         self.layers, self.head = form.layers, form.head
-        self.cached = form.read_bytes <= _CACHED_SHARE * speeds.cache_bytes
+        self.weights = form.read_bytes
+        self.cached = self.weights <= _CACHED_SHARE * speeds.cache_bytes
         scaled = sum(part.matrix.count * part.share for part in self.layers if part.spec.format == "w8a8")
-        self.nodes = _FEW_NODES + _LAYER_NODES * shape.layers + _W8A8_NODES * scaled
+        nodes = _FEW_NODES + _LAYER_NODES * shape.layers + _W8A8_NODES * scaled
+        if speeds.launched:
+            # Where products and attention were measured, their nodes were launched, and w8a8's rows scaled.
+            nodes -= _PRODUCTS_AND_ATTENTION * shape.layers + _W8A8_NODES * scaled
+        self.nodes = nodes
 
     def steps(self, past: float) -> tuple[tuple[int, Range], ...] | None:
         """(Sequences, seconds) of the numbers of sequences that are predicted."""
@@ -170,11 +177,11 @@ class _Asked:
         products = self._products((*self.layers, *self.head), sequences)
         if products is None:
             return None
-        attention = self.speeds.attend_one.under(sequences * self.shape.attended(past))
-        reading = self.speeds.read.under(sequences * past * self.shape.cache_bytes_per_token)
-        # Whichever is slower: multiplying with the cache, or having it from memory.
-        seen = Range(*(max(getattr(attention, name), getattr(reading, name)) for name in ("low", "value", "high")))
-        return total((products, seen, self._rest(sequences), self._chosen(sequences)))
+        attention = self._attention(self.speeds.attend_one, sequences, sequences * self.shape.attended(past))
+        cache = sequences * past * self.shape.cache_bytes_per_token
+        stays = self.weights + cache <= _CACHED_SHARE * self.speeds.cache_bytes
+        reading = self.speeds.read.under(0.0 if stays else cache)
+        return total((products, attention, reading, self._rest(sequences), self._chosen(sequences)))
 
     def prompt(self, tokens: int) -> Range | None:
         """Seconds to read a prompt of `tokens`, in the engine's pieces."""
@@ -185,7 +192,7 @@ class _Asked:
             if layers is None or head is None:
                 return None
             attended = rows * self.shape.attended(start + rows / 2)
-            seconds += [layers, head, self.speeds.attend_many.under(attended), self._rest(rows)]
+            seconds += [layers, head, self._attention(self.speeds.attend_many, rows, attended), self._rest(rows)]
         return total((*seconds, self._chosen(1)))
 
     def _products(self, parts: Iterable[Part], rows: int) -> Range | None:
@@ -198,16 +205,25 @@ class _Asked:
             found.append(one.times(part.matrix.count * part.share))
         return total(found)
 
+    def _attention(self, attending: Attending, tokens: int, multiplications: float) -> Range:
+        """Of all layers, for so many new tokens."""
+        return attending.seconds(self.shape.layers, self.shape.layers * tokens * self.shape.heads, multiplications)
+
     def _chosen(self, rows: int) -> Range:
         """A token chosen for each row, out of a score for every token there is."""
-        return self.speeds.row.times(rows) + self.speeds.go_over.under(rows * self.shape.vocab_size)
+        return self.speeds.row.times(rows) + self.speeds.score.times(rows * self.shape.vocab_size)
 
     def _rest(self, rows: int) -> Range:
-        """Numbers gone over, nodes launched, and the step itself."""
+        """Small nodes, and the step itself."""
+        layers, parts = self.shape.layers, 3 if self.shape.gated else 1
+        norm = self.speeds.node(rows * self.shape.hidden_size)
+        activation = self.speeds.node(rows * self.shape.activated / (parts * NORM_PASSES))
+        others = self.nodes - layers * (2 + parts)
         return total(
             (
-                self.speeds.go_over.under(rows * self.shape.elementwise),
-                self.speeds.node.times(self.nodes),
+                norm.times(2 * layers),
+                activation.times(parts * layers),
+                self.speeds.node(0.0).times(others),
                 self.speeds.step,
             )
         )
