@@ -161,8 +161,9 @@ class AttentionPoint(Document):
 class OverheadPoint(Document):
     """What is neither product nor attention: a node of the graph, a step of the engine, the choice of a token."""
 
-    kind: Literal["node", "step"]
-    """node: one small node of a chain; step: engine, choice of tokens, and the run of a session that does next to nothing."""
+    kind: Literal["node", "layer", "step"]
+    """node: a norm in a chain of them; layer: a whole small layer of a decoder in a chain of them; step: engine, choice of tokens,
+    and the run of a session that does next to nothing."""
     rows: int
     """Sequences of a step; of a node, rows of 576 numbers that it goes over."""
     vocabulary: int
@@ -171,6 +172,8 @@ class OverheadPoint(Document):
     microseconds: float
     noise: float
     """As of the bandwidth."""
+    cached: bool = False
+    """Of a layer: whether its weights stayed in the processor's cache."""
 
 
 class LoadingPoint(Document):

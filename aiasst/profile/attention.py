@@ -101,7 +101,7 @@ def attention_chain(cache: str, heads: int = HEADS, kv_heads: int = KV_HEADS, co
     dtype: npt.DTypeLike = np.float32 if cache == "float32" else np.int8
     lengths = [Value("lengths", np.int32, ("rows",)), Value("total", np.int32, ())]
     inputs, outputs, nodes = [Value("qkv", np.float32, ("rows", "new", packed)), *lengths], [], []
-    arrays = _rotary(context)
+    arrays = rotary(context)
     attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": 1}
     if cache == "int8":
         arrays["scale"] = np.full((1, kv_heads, 1, HEAD_DIM), _SCALE, np.float32)
@@ -119,7 +119,7 @@ def attention_chain(cache: str, heads: int = HEADS, kv_heads: int = KV_HEADS, co
     return model_bytes(nodes, inputs, outputs, arrays, {"": 21, "com.microsoft": 1})
 
 
-def _rotary(context: int) -> dict[str, Array]:
+def rotary(context: int) -> dict[str, Array]:
     """Tables [context, HEAD_DIM / 2] (Su et al., 2021: RoFormer)."""
     frequencies = _ROTARY_BASE ** (-np.arange(0, HEAD_DIM, 2) / HEAD_DIM)
     angles = np.arange(context)[:, None] * frequencies

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aiasst.artifacts.device import AttentionPoint, Costs, OverheadPoint
+from aiasst.profile.shapes import ModelShape
 
 Doubles = npt.NDArray[np.float64]
 
@@ -26,6 +27,13 @@ CHAIN_LAYERS = 6
 """Of the micro-model of attention, whose caches together are in the processor's cache or not."""
 NODE_WIDTH = 576
 """Numbers of a row that the measured small node goes over."""
+LAYER = ModelShape(
+    model_type="llama", layers=1, hidden_size=512, intermediate_size=1536, vocab_size=1, heads=8, kv_heads=2, head_dim=64,
+    context_length=4096, tied_embedding=True,
+)  # fmt: skip
+"""The layer that is measured as a whole."""
+LAYER_FORMAT, LAYER_PAST = "int4-b128", 32
+"""What its weights are in, and the tokens behind each row."""
 
 
 @dataclass(frozen=True)
@@ -121,3 +129,21 @@ def node_law(points: Sequence[OverheadPoint]) -> Callable[[float], float] | None
         return float(np.interp(numbers, sizes, seconds))
 
     return node
+
+
+@dataclass(frozen=True)
+class LayerLaw:
+    """Seconds of the whole layer that was measured, by rows; between and beyond them it goes with their logarithm."""
+
+    one: float
+    eight: float
+
+    def seconds(self, rows: float) -> float:
+        """With so many rows."""
+        return self.one + (self.eight - self.one) * math.log(rows) / math.log(8)
+
+
+def layer_law(points: Sequence[OverheadPoint], *, cached: bool) -> LayerLaw | None:
+    """With weights from the cache or from memory; None where it was not measured."""
+    found = {p.rows: p.microseconds / 1e6 for p in points if p.kind == "layer" and p.cached == cached}
+    return LayerLaw(found[1], found[8]) if {1, 8} <= found.keys() else None

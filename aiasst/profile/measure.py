@@ -55,11 +55,11 @@ class Grid:
     attention: tuple[attention.Case, ...]
     attention_seconds: float
     rest_seconds: float
-    """For overheads, and once more for loading."""
+    """For small nodes and the engine, for layers, and for loading, each."""
 
 
 _SIZES = (_USUAL, _MIDDLE, _SMALL)
-QUICK = Grid(_SIZES, _SIZES, 0.15, 36.0, attention.QUICK, 6.0, 3.5)
+QUICK = Grid(_SIZES, _SIZES, 0.15, 32.0, attention.QUICK, 5.0, 3.0)
 FULL = Grid((*_SIZES, _LARGE), (*_SIZES, _LARGE), 0.5, 220.0, attention.FULL, 24.0, 10.0)
 
 
@@ -99,6 +99,7 @@ def measure_costs(
         clock: in seconds.
     """
     # The engine is only imported where something is measured: run and chat look at a machine at every start.
+    from aiasst.profile.layers import measure_layers
     from aiasst.profile.overheads import measure_overheads
 
     counts, cache = thread_counts(hardware), last_level_cache(hardware)
@@ -110,6 +111,7 @@ def measure_costs(
     reading.visit()
     attended = _attention(grid, threads, free, progress, clock)
     overheads = measure_overheads(threads, seconds=grid.rest_seconds, clock=clock)
+    overheads += measure_layers(threads, chain_bytes=chain_bytes(cache, free), seconds=grid.rest_seconds, clock=clock)
     forms = [form for form in FORMS if form.label in {chain.form.label for chain in chains}]
     loaded = measure_loading(forms, threads, seconds=grid.rest_seconds, clock=clock)
     reading.visit()
@@ -148,8 +150,13 @@ def last_level_cache(hardware: Hardware) -> int:
 
 def links_of(form: Form, cache_bytes: int, free_bytes: int, k: int = SIZE, n: int = SIZE) -> int:
     """Products in the chain: together twice the last-level cache, so that weights come from memory as in a real model."""
-    wanted = min(max(_LEAST_CHAIN, 2 * cache_bytes), _MOST_CHAIN, free_bytes // _COPIES)
+    wanted = chain_bytes(cache_bytes, free_bytes)
     return _even(math.ceil(wanted / form.link_bytes(k, n)) if wanted >= form.link_bytes(k, n) else 1, k, n)
+
+
+def chain_bytes(cache_bytes: int, free_bytes: int) -> int:
+    """Of weights that are to come from memory: twice the last-level cache, and small against the free memory."""
+    return min(max(_LEAST_CHAIN, 2 * cache_bytes), _MOST_CHAIN, free_bytes // _COPIES)
 
 
 def cached_links(form: Form, k: int, n: int) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from aiasst.artifacts.cost_table import CostTable
 from aiasst.artifacts.device import Costs, Hardware
 from aiasst.artifacts.recipe import WeightFormat
-from aiasst.profile.fits import attention_law, node_law, step_law
+from aiasst.profile.fits import LayerLaw, attention_law, layer_law, node_law, step_law
 from aiasst.profile.library import CoreKind, DeviceDescription
 from aiasst.profile.offers import matrix_bytes
 from aiasst.profile.ranges import Range
@@ -123,6 +123,9 @@ class Speeds:
     """Of the engine: a step, a row of it, and each score that a token of the row is chosen from."""
     cache_bytes: int
     """Last-level cache."""
+    layer_from_memory: LayerLaw | None = None
+    layer_from_cache: LayerLaw | None = None
+    """What `fits.LAYER` takes as a whole, by where its weights are; None: not measured."""
     note: str = ""
     """What a reader should know of these figures."""
 
@@ -185,6 +188,8 @@ def measured(hardware: Hardware, costs: Costs) -> Speeds:
         row=_seconds(_ROW_CYCLES, cycles) if step is None else _SEEN.times(step.row),
         score=go_over.under(1) if step is None else _SEEN.times(step.score),
         cache_bytes=cache_bytes,
+        layer_from_memory=layer_law(costs.overheads, cached=False),
+        layer_from_cache=layer_law(costs.overheads, cached=True),
     )
 
 

@@ -12,6 +12,7 @@ from aiasst.profile.attention import Case, measure_attention
 from aiasst.profile.bandwidth import buffer_bytes, measure_bandwidth
 from aiasst.profile.hardware import read_hardware
 from aiasst.profile.host import Host
+from aiasst.profile.layers import layer_chain, measure_layers
 from aiasst.profile.measure import (
     ROWS,
     Chain,
@@ -192,6 +193,14 @@ def test_the_instant_decoder_gives_the_scores_of_the_last_token() -> None:
     found = session.step(np.array([[3, 4], [5, 49]]), (2, 2), cache)
     np.testing.assert_array_equal(found, scores[[4, 49 % 16]])
     assert all(array[:, :, :2].any() and not array[:, :, 2:].any() for array in cache)
+
+
+def test_whole_layers_of_this_machine() -> None:
+    points = measure_layers(1, chain_bytes=8 * MIB, seconds=60)
+    assert [(point.rows, point.cached) for point in points] == [(1, False), (8, False), (1, True), (8, True)]
+    assert all(point.kind == "layer" and point.microseconds > 0 for point in points)
+    kinds = [node.op_type for node in onnx.load_from_string(layer_chain(3)).graph.node]
+    assert kinds.count("MatMulNBits") == 12 and kinds.count("GroupQueryAttention") == 3
 
 
 def test_loading_of_a_chain() -> None:
