@@ -215,7 +215,7 @@ def _cores(hardware: Hardware) -> str:
     if len(hardware.core_groups) > 1:
         words += f" ({', '.join(f'{group.physical_cores} {group.kind}' for group in hardware.core_groups)})"
     if hardware.cpu_quota is not None:
-        words += f"; the container may take {hardware.cpu_quota:g} CPUs' time"
+        words += f"; a quota allows {hardware.cpu_quota:g} of them at a time"
     if hardware.usable_cores < hardware.logical_cores:
         words += f"; usable: {hardware.usable_cores:g}"
     return words
