@@ -198,7 +198,9 @@ def _threads(hardware: Hardware, costs: Costs, cores: CoreGroup, why: str) -> Co
     if affordable < value:
         value = affordable
         if hardware.cpu_quota is not None:
-            why = f"a quota allows {_cores(hardware.cpu_quota)} of processor time; more threads would be stopped in turn"
+            why = (
+                f"a quota allows {_cores(hardware.cpu_quota)} of processor time; more threads would be stopped in turn"
+            )
         else:
             why = f"{hardware.usable_cores:g} cores may be used"
     speeds = {point.threads: point.gigabytes_per_second for point in costs.bandwidth if point.threads <= value}

@@ -168,9 +168,7 @@ def _even(links: int, k: int, n: int) -> int:
     return links if k == n else links + links % 2
 
 
-def _visited(
-    chains: Sequence[Chain], grid: Grid, threads: int, progress: ProgressFn, clock: Clock
-) -> list[Chain]:
+def _visited(chains: Sequence[Chain], grid: Grid, threads: int, progress: ProgressFn, clock: Clock) -> list[Chain]:
     """Those of `chains` that could be measured in the grid's time."""
     begun, visits = clock(), 0
 

@@ -53,9 +53,7 @@ class Numbers:
             "signs", shape, lambda count: self._random.integers(0, 2, count, np.int8).astype(np.float32) * 2 - 1
         )
 
-    def _turned(
-        self, kind: str, shape: tuple[int, ...], draw: Callable[[int], npt.NDArray[Any]]
-    ) -> npt.NDArray[Any]:
+    def _turned(self, kind: str, shape: tuple[int, ...], draw: Callable[[int], npt.NDArray[Any]]) -> npt.NDArray[Any]:
         if (kind, shape) not in self._drawn:
             self._drawn[kind, shape] = draw(int(np.prod(shape)))
         self._given += 1

@@ -56,7 +56,10 @@ def test_what_of_a_device_config_is_obeyed_is_said(folders: Path, tmp_path: Path
     assert "device config of 2" in said
     assert "thread" in said
     assert "at once" not in said
-    assert "device config" not in start("run", folders / "judge", "-", "-o", "-", "--config", device, "-q", stdin=rows).stderr
+    assert (
+        "device config"
+        not in start("run", folders / "judge", "-", "-o", "-", "--config", device, "-q", stdin=rows).stderr
+    )
 
     data = json.loads(device.read_text())
     data["hardware"] |= {"machine_id": "0" * 16, "cpu_model": "Zilog Z80", "physical_cores": 1}

@@ -14,7 +14,9 @@ coefficients = st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=3)
 CASES = ((1, 1, 64, 16), (1, 1, 256, 16), (8, 1, 16, 16), (8, 1, 64, 16), (1, 1, 64, 4), (8, 1, 64, 4))
 
 
-def attention_point(rows: int, new: int, past: int, heads: int, microseconds: float, noise: float = 0.0) -> AttentionPoint:
+def attention_point(
+    rows: int, new: int, past: int, heads: int, microseconds: float, noise: float = 0.0
+) -> AttentionPoint:
     return AttentionPoint(
         cache="float32", rows=rows, new_tokens=new, past=past, heads=heads, kv_heads=heads // 2, head_dim=64, threads=2,
         microseconds=microseconds, noise=noise,
@@ -74,7 +76,9 @@ def test_reading_is_taken_out_of_what_does_not_fit_the_cache() -> None:
 
 def test_a_step_costs_something_for_itself_for_rows_and_for_scores() -> None:
     points = [
-        OverheadPoint(kind="step", rows=rows, vocabulary=size, threads=2, microseconds=50 + 5 * rows + 1e-4 * rows * size, noise=0)
+        OverheadPoint(
+            kind="step", rows=rows, vocabulary=size, threads=2, microseconds=50 + 5 * rows + 1e-4 * rows * size, noise=0
+        )
         for rows in (1, 8)
         for size in (4096, 65536)
     ]

@@ -226,7 +226,10 @@ def with_layers(found: Costs, one: float, eight: float) -> Costs:
 
 def test_what_whole_layers_take_beyond_their_parts_is_made_up_for() -> None:
     speeds = measured(machine(cores=2), with_layers(costs(), 100.0, 300.0))
-    parts = {rows: -beyond_the_parts(measured(machine(cores=2), with_layers(costs(), 0, 0)), rows, 1.0, cached=False) for rows in (1, 8)}
+    parts = {
+        rows: -beyond_the_parts(measured(machine(cores=2), with_layers(costs(), 0, 0)), rows, 1.0, cached=False)
+        for rows in (1, 8)
+    }
     for rows, whole in ((1, 100e-6), (8, 300e-6)):
         assert beyond_the_parts(speeds, rows, 1.0, cached=False) == pytest.approx(whole - parts[rows])
     plain, whole_layers = (on_measured(s) for s in (measured(machine(cores=2), costs()), speeds))
