@@ -231,7 +231,7 @@ def _affinity(hardware: Hardware, cores: CoreGroup, threads: int) -> CoresDecisi
         )
         return CoresDecision(value=pinned, reason=reason)
     return CoresDecision(
-        value=None, reason="all cores are alike and on one memory: pinning would only hinder the system"
+        value=None, reason="all cores are alike and on one memory, so that pinning would only hinder the system"
     )
 
 
