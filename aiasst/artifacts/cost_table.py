@@ -2,7 +2,8 @@
 
 A product takes time in proportion to k * n, so what is kept is the time of one multiplication. Between two measured numbers
 of rows, and between two measured sizes, it is interpolated on logarithms; beyond the largest number of rows time grows with
-the rows, beyond the smallest or largest size it stays in proportion.
+the rows, beyond the largest size with the size. Below the smallest size it falls as it did between the two smallest ones: launching
+a product and waking its threads costs something whatever its size.
 
 Weights that come from memory are measured with few rows; with more, what multiplying adds is known from weights in the cache.
 Files of version 1 have the former only, up to many rows.
@@ -125,8 +126,13 @@ def usual_products(costs: Costs) -> tuple[MatmulPoint, ...]:
 
 
 def _between_sizes(curves: Sequence[Curve], rows: int, size: int) -> float:
-    sizes, times = [curve.size for curve in curves], [curve.time(rows) for curve in curves]
-    return float(np.exp(np.interp(math.log(size), np.log(sizes), np.log(times))))
+    sizes, times = np.log([curve.size for curve in curves]), np.log([curve.time(rows) for curve in curves])
+    wanted = math.log(size)
+    if wanted < sizes[0] and len(sizes) > 1:
+        # Of one multiplication: it never falls towards smaller sizes, and never rises faster than a product of constant time.
+        slope = min(0.0, max(-1.0, (times[1] - times[0]) / (sizes[1] - sizes[0])))
+        return float(np.exp(times[0] + slope * (wanted - sizes[0])))
+    return float(np.exp(np.interp(wanted, sizes, times)))
 
 
 def _by_format(points: Sequence[MatmulPoint]) -> dict[str, tuple[Curve, ...]]:

@@ -119,7 +119,7 @@ class BandwidthPoint(Document):
     threads: int
     gigabytes_per_second: float
     noise: float
-    """How far the median of the repeats lies from the best: 0.1 is a tenth."""
+    """How far another visit lies from the best, or the median of a single visit's repeats: 0.1 is a tenth."""
 
 
 class MatmulPoint(Document):
@@ -161,16 +161,19 @@ class AttentionPoint(Document):
 class OverheadPoint(Document):
     """What is neither product nor attention: a node of the graph, a step of the engine, the choice of a token."""
 
-    kind: Literal["node", "step"]
-    """node: one small node of a chain; step: the engine around the session's run, the choice of tokens with it."""
+    kind: Literal["node", "layer", "step"]
+    """node: a norm in a chain of them; layer: a whole small layer of a decoder in a chain of them; step: engine, choice of tokens,
+    and the run of a session that does next to nothing."""
     rows: int
-    """Sequences of a step; 1 for a node."""
+    """Sequences of a step; of a node, rows of 576 numbers that it goes over."""
     vocabulary: int
     """Scores for each sequence of a step; 0 for a node."""
     threads: int
     microseconds: float
     noise: float
     """As of the bandwidth."""
+    cached: bool = False
+    """Of a layer: whether its weights stayed in the processor's cache."""
 
 
 class LoadingPoint(Document):
@@ -179,10 +182,10 @@ class LoadingPoint(Document):
     format: str
     load_gigabytes_per_second: float
     """Bytes of the weights by the time that opening takes without packing."""
-    prepack_gigabytes_per_second: float
-    """The same for what packing into the kernels' own order adds."""
+    packed_gigabytes_per_second: float
+    """The same for opening with packing into the kernels' own order, as models are opened."""
     noise: float
-    """As of the bandwidth, of opening with packing."""
+    """As of the bandwidth, the larger of the two."""
 
 
 class FormsPoint(Document):

@@ -215,7 +215,7 @@ def _cores(hardware: Hardware) -> str:
     if len(hardware.core_groups) > 1:
         words += f" ({', '.join(f'{group.physical_cores} {group.kind}' for group in hardware.core_groups)})"
     if hardware.cpu_quota is not None:
-        words += f"; the container may take {hardware.cpu_quota:g} CPUs' time"
+        words += f"; a quota allows {hardware.cpu_quota:g} of them at a time"
     if hardware.usable_cores < hardware.logical_cores:
         words += f"; usable: {hardware.usable_cores:g}"
     return words
@@ -270,21 +270,30 @@ def _products(costs: Costs) -> tuple[list[str], list[list[str]], str]:
 def _others(costs: Costs) -> _Rows:
     """Attention, overheads and loading, a line each."""
     rows = []
+    heads = max((point.heads for point in costs.attention), default=0)
     for kind in dict.fromkeys(point.cache for point in costs.attention):
-        told = [p for p in costs.attention if p.cache == kind]
-        one = [f"{p.past}: {p.microseconds:.0f} µs" for p in told if p.rows == p.new_tokens == 1]
-        rows.append(
-            (f"attention, {kind}", f"one new token of a layer by tokens before it: {', '.join(one) or 'not measured'}")
-        )
-    for point in costs.overheads:
-        if point.kind == "node":
-            rows.append(("a small node", f"{point.microseconds:.2f} µs"))
+        told = [p for p in costs.attention if p.cache == kind and p.heads == heads]
+        one = [f"{p.microseconds:.0f} µs after {p.past} tokens" for p in told if p.rows == p.new_tokens == 1]
+        words = f"a layer of {heads} heads, one new token: {', '.join(one) or 'not measured'}"
+        rows.append((f"attention, {kind}", words))
+    nodes = [f"{p.microseconds:.1f} µs with {_rows(p.rows)}" for p in costs.overheads if p.kind == "node"]
+    if nodes:
+        rows.append(("a norm", ", ".join(nodes)))
+    steps = [p for p in costs.overheads if p.kind == "step"]
+    if steps:
+        scores = max(point.vocabulary for point in steps)
+        told_steps = [f"{p.microseconds:.0f} µs with {_rows(p.rows)}" for p in steps if p.vocabulary == scores]
+        rows.append(("engine", f"a step around the model: {', '.join(told_steps)} of {scores} scores"))
     for loaded in costs.loading[:1]:
         rows.append((
-            "loading", f"{loaded.load_gigabytes_per_second:.2f} GB/s of {loaded.format}, packing it "
-            f"{loaded.prepack_gigabytes_per_second:.2f} GB/s",
+            "loading", f"{loaded.load_gigabytes_per_second:.2f} GB/s of {loaded.format}, with packing "
+            f"{loaded.packed_gigabytes_per_second:.2f} GB/s",
         ))  # fmt: skip
     return rows
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' if count > 1 else ''}"
 
 
 def _forms(costs: Costs) -> _Rows:

@@ -177,6 +177,7 @@ def _encode(
                 top=top,
                 restart=restart,
                 progress=progress,
+                note=(lambda text: None) if quiet else _note,
             )
     except KeyboardInterrupt:
         _say_how_to_go_on(answers)

@@ -52,6 +52,9 @@ def command(
     encoder = load(folder, config)
     if not isinstance(encoder, Encoder):
         raise UsageError(f"{folder} generates text, it makes no vectors", "take a model that embeds texts")
+    if not quiet:
+        for remark in encoder.remarks:
+            output.note(output.plain(remark))
     with output.progress(quiet=quiet) as progress:
         opened = Search.open(encoder, corpus, exact=exact, restart=restart, progress=progress)
     found = []

@@ -70,6 +70,8 @@ class Prepared:
 class Encoder:
     """A model folder that embeds or classifies. `encode` is the short way; `prepare`, then `answer` is every other one.
 
+    `remarks` are for whoever opened it: what of a device config is obeyed; none without one.
+
     Raises:
         ArtifactError: the folder is no encoder, lacks its tokenizer, or asks for what nobody here computes.
         ResourceError: the execution provider does not load, or memory is short.
@@ -112,6 +114,7 @@ class Encoder:
         self._inputs = InputEncoder(tokenizer, limit)
         self._prompt_tokens: dict[str, int] = {}
         self._top = top
+        self.remarks: tuple[str, ...] = ()
         self.name = folder.path.resolve().name
         self.identity = folder.identity
         """Hash of the model: another one, where vectors of the same texts may be others."""

@@ -23,7 +23,8 @@ from aiasst.progress import Progress, ProgressFn, silent
 Buffer = npt.NDArray[np.int32]
 
 STAGE = "bandwidth"
-_REPEATS = 5
+_REPEATS = 8
+"""Of each number of threads in a visit."""
 _WINDOW_SECONDS = 0.04
 _CHUNK_BYTES = 16 * 2**20
 _BUFFER_BYTES = 256 * 2**20
@@ -35,24 +36,48 @@ _CACHES = 8
 def measure_bandwidth(
     thread_counts: Sequence[int], *, cache_bytes: int, free_bytes: int, progress: ProgressFn = silent
 ) -> tuple[BandwidthPoint, ...]:
-    """Read for 40 ms with each number of threads, five times in turn, and keep the best of each.
+    """What a single visit reads; arguments as of Reading."""
+    reading = Reading(thread_counts, cache_bytes=cache_bytes, free_bytes=free_bytes, progress=progress)
+    reading.visit()
+    return reading.points
 
-    Args:
-        thread_counts: numbers of threads to measure.
-        cache_bytes: size of the last-level cache.
-        free_bytes: memory that could be taken; the buffer takes a quarter of it at most.
-    """
-    buffer = np.ones(buffer_bytes(cache_bytes, free_bytes) // 4, np.int32)
-    samples: dict[int, list[float]] = {count: [] for count in thread_counts}
-    total = _REPEATS * len(samples)
-    for done in range(total):
-        count = thread_counts[done % len(thread_counts)]
-        progress(Progress(STAGE, done, total, f"{count} threads"))
-        samples[count].append(_read_once(np.array_split(buffer, count)))
-    points = tuple(_point(count, found) for count, found in samples.items())
-    best = max((point.gigabytes_per_second for point in points), default=0.0)
-    progress(Progress(STAGE, total, total, f"{best:.1f} GB/s"))
-    return points
+
+class Reading:
+    """Bandwidths that are visited several times, seconds apart, since neighbours on the host read as well."""
+
+    def __init__(
+        self, thread_counts: Sequence[int], *, cache_bytes: int, free_bytes: int, progress: ProgressFn = silent
+    ) -> None:
+        """Nothing is measured or taken yet.
+
+        Args:
+            thread_counts: numbers of threads to measure.
+            cache_bytes: size of the last-level cache.
+            free_bytes: memory that could be taken; the buffer takes a quarter of it at most.
+            progress: told of every reading.
+        """
+        self._size = buffer_bytes(cache_bytes, free_bytes)
+        self._visits: dict[int, list[list[float]]] = {count: [] for count in thread_counts}
+        self._progress = progress
+
+    def visit(self) -> None:
+        """Read for 40 ms with each number of threads, eight times in turn."""
+        # A new buffer each time: where its pages lie is part of the chance.
+        buffer = np.ones(self._size // 4, np.int32)
+        counts, total = tuple(self._visits), _REPEATS * len(self._visits)
+        for visits in self._visits.values():
+            visits.append([])
+        for done in range(total):
+            count = counts[done % len(counts)]
+            self._progress(Progress(STAGE, done, total, f"{count} threads"))
+            self._visits[count][-1].append(_read_once(np.array_split(buffer, count)))
+        best = max((point.gigabytes_per_second for point in self.points), default=0.0)
+        self._progress(Progress(STAGE, total, total, f"{best:.1f} GB/s"))
+
+    @property
+    def points(self) -> tuple[BandwidthPoint, ...]:
+        """The best of all visits so far."""
+        return tuple(_point(count, visits) for count, visits in self._visits.items())
 
 
 def buffer_bytes(cache_bytes: int, free_bytes: int) -> int:
@@ -61,12 +86,11 @@ def buffer_bytes(cache_bytes: int, free_bytes: int) -> int:
     return max(4096, min(wanted, free_bytes // 4))
 
 
-def _point(count: int, samples: list[float]) -> BandwidthPoint:
-    best = max(samples)
+def _point(count: int, visits: Sequence[Sequence[float]]) -> BandwidthPoint:
+    best, *others = sorted(map(max, visits), reverse=True)
+    next_best = others[0] if others else statistics.median(visits[0])
     return BandwidthPoint(
-        threads=count,
-        gigabytes_per_second=round(best / 1e9, 2),
-        noise=round(1 - statistics.median(samples) / best, 3),
+        threads=count, gigabytes_per_second=round(best / 1e9, 2), noise=round(1 - next_best / best, 3)
     )
 
 

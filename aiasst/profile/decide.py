@@ -199,7 +199,9 @@ def _threads(hardware: Hardware, costs: Costs, cores: CoreGroup, why: str) -> Co
     if affordable < value:
         value = affordable
         if hardware.cpu_quota is not None:
-            why = f"the container may take {hardware.cpu_quota:g} CPUs' time; more threads would be stopped in turn"
+            why = (
+                f"a quota allows {_cores(hardware.cpu_quota)} of processor time; more threads would be stopped in turn"
+            )
         else:
             why = f"{hardware.usable_cores:g} cores may be used"
     speeds = {point.threads: point.gigabytes_per_second for point in costs.bandwidth if point.threads <= value}
@@ -230,7 +232,7 @@ def _affinity(hardware: Hardware, cores: CoreGroup, threads: int) -> CoresDecisi
         )
         return CoresDecision(value=pinned, reason=reason)
     return CoresDecision(
-        value=None, reason="all cores are alike and on one memory: pinning would only hinder the system"
+        value=None, reason="all cores are alike and on one memory, so that pinning would only hinder the system"
     )
 
 
@@ -306,3 +308,7 @@ def _rate(point: MatmulPoint) -> float:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _cores(count: float) -> str:
+    return "one core" if count == 1 else f"{count:g} cores"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 from aiasst.artifacts.cost_table import usual_products
 from aiasst.artifacts.device import Costs, DeviceConfig, Hardware, MatmulPoint
 from aiasst.sizes import human_bytes
 
 _NOISY = 0.25
-"""Of a measurement: half of the repeats were slower than the best by this share."""
+"""Of a measurement: no other visit came nearer to the best than by this share."""
 
 
 def explain(config: DeviceConfig) -> list[tuple[str, str]]:
@@ -28,7 +31,7 @@ def explain(config: DeviceConfig) -> list[tuple[str, str]]:
                            f"{decisions.memory_ceiling_bytes.reason}."),
         ("spinning", ("Threads wait awake between products" if decisions.spinning.value else "Threads sleep between products")
                      + f": {decisions.spinning.reason}."),
-        ("chunk", f"Prompts are read {_count(decisions.chunk.value, 'token')} at a time at most: {decisions.chunk.reason}."),
+        ("chunk", f"Prompts are read {_count(decisions.chunk.value, 'token')} at a time at most ({decisions.chunk.reason})."),
         ("formats", _formats(config.costs)),
         ("cache", _cache(config.costs)),
     ]  # fmt: skip
@@ -59,10 +62,10 @@ def _measured(costs: Costs) -> str:
         )
     noises = [point.noise for point in costs.bandwidth] + [point.noise for point in costs.matmul]
     noisy = [noise for noise in noises if noise > _NOISY]
-    words = f"{len(noises)} figures, each the best of several repeats taken in turn."
+    words = f"{len(noises)} figures, each the best of repeats at several times."
     if noisy:
         words += (
-            f" {len(noisy)} of them are uncertain, for half of their repeats were more than {_NOISY:.0%} slower (the worst "
+            f" {len(noisy)} of them are uncertain, for at other times they came out more than {_NOISY:.0%} slower (the worst "
             f"by {max(noisy):.0%}): something else ran here. Measure again on a quiet machine before relying on them."
         )
     return words
@@ -86,26 +89,36 @@ def _rows_seen(costs: Costs) -> str:
 def _formats(costs: Costs) -> str:
     if not costs.matmul:
         return "Which format is fastest was not measured."
-    sentences = []
     products = usual_products(costs)
-    for rows in sorted({point.rows for point in products}):
-        at = [point for point in products if point.rows == rows]
-        best, worst = min(at, key=lambda p: p.microseconds), max(at, key=lambda p: p.microseconds)
-        sentences.append(
-            f"with {_count(rows, 'row')} {best.format} ({best.microseconds:.0f} µs; {worst.format} "
-            f"{worst.microseconds / best.microseconds:.1f} times as long)"
-        )
+    by_rows = [[point for point in products if point.rows == rows] for rows in sorted({p.rows for p in products})]
+    groups = itertools.groupby(by_rows, key=lambda at: min(at, key=_time).format)
     return (
         "The fastest format here is "
-        + ", ".join(sentences)
+        + ", ".join(_fastest(name, list(group)) for name, group in groups)
         + ". One row is one answer being written; 128 rows are a prompt "
         "being read. `aiasst quantize --device` plans with these figures."
     )
 
 
+def _fastest(name: str, group: Sequence[Sequence[MatmulPoint]]) -> str:
+    """Of some numbers of rows, at each of which format `name` is the fastest."""
+    best, worst = ([pick(at, key=_time) for at in group] for pick in (min, max))
+    rows, times = [point.rows for point in best], [point.microseconds for point in best]
+    most = max(zip(worst, times, strict=True), key=lambda pair: pair[0].microseconds / pair[1])
+    numbers = _count(rows[0], "row") if len(rows) == 1 else f"{rows[0]} to {rows[-1]} rows"
+    took = f"{times[0]:.0f} µs" if len(rows) == 1 else f"{times[0]:.0f} to {times[-1]:.0f} µs"
+    return f"with {numbers} {name} ({took}; {most[0].format} takes up to {most[0].microseconds / most[1]:.1f} times as long)"
+
+
+def _time(point: MatmulPoint) -> float:
+    return point.microseconds
+
+
 def _cache(costs: Costs) -> str:
     """Advice on an int8 cache, by the longest past that was measured with both."""
-    seen = {(p.rows, p.new_tokens, p.past, p.cache): p.microseconds for p in costs.attention}
+    quiet = [point for point in costs.attention if point.noise <= _NOISY]
+    heads = max((point.heads for point in quiet), default=0)
+    seen = {(p.rows, p.new_tokens, p.past, p.cache): p.microseconds for p in quiet if p.heads == heads}
     both = [key[:3] for key in seen if key[1] == 1 and key[3] == "int8" and (*key[:3], "float32") in seen]
     if not both:
         return (

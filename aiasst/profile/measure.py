@@ -1,8 +1,8 @@
 """What work costs on this machine: memory bandwidth, products by format, shape and rows, attention, overheads, loading.
 
-Products of one chain are timed in turn by rows; chains whose figures were noisy are visited again while there is time, the
-noisiest first. Every figure is the best of its repeats, with how noisy they were beside it. Time and memory are bounded on
-any machine. Decides nothing.
+Products of one chain are timed in turn by rows; all chains are visited twice, seconds apart, and those whose visits differ again
+while there is time. Every figure is the best of its repeats, and beside it stands how near another visit came. Time and memory
+are bounded on any machine. Decides nothing.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from aiasst.artifacts.device import AttentionPoint, Costs, Hardware, LoadingPoint, MatmulPoint
 from aiasst.errors import ArtifactError, ResourceError
 from aiasst.profile import attention
-from aiasst.profile.bandwidth import measure_bandwidth
+from aiasst.profile.bandwidth import Reading
 from aiasst.profile.products import FORMS, INPUT, SIZE, Form, chain
-from aiasst.profile.sampling import Clock, Trial, noisiest_first, take_turns
+from aiasst.profile.sampling import Clock, Trial, take_turns, visit_until_quiet
 from aiasst.progress import Progress, ProgressFn, silent
 from aiasst.runtime.session import GraphSession, SessionSettings
 
@@ -34,6 +34,8 @@ _MOST_CHAIN = 192 * 2**20
 _CACHED_CHAIN = 4 * 2**20
 """Bytes of a chain that stays in the cache, where one pair of products is not larger already."""
 _LOADED_CHAIN = 16 * 2**20
+_LOADING_SECONDS = 0.12
+"""For a visit of one format."""
 _COPIES = 6
 """Times a chain's bytes that building, opening and packing it take at their peak."""
 
@@ -49,13 +51,16 @@ class Grid:
     form_seconds: float
     """For a visit of one chain, about."""
     total_seconds: float
-    """After this long no further chain is begun: a machine so slow or so busy gives no better figures by waiting."""
+    """After this long no further chain is visited: a machine so slow or so busy gives no better figures by waiting."""
     attention: tuple[attention.Case, ...]
     attention_seconds: float
+    rest_seconds: float
+    """For small nodes and the engine, for layers, and for loading, each."""
 
 
-QUICK = Grid((_USUAL, _MIDDLE), (_USUAL, _MIDDLE, _SMALL), 0.25, 32.0, attention.QUICK, 6.0)
-FULL = Grid((_USUAL, _MIDDLE, _LARGE), (_USUAL, _MIDDLE, _SMALL, _LARGE), 0.8, 210.0, attention.FULL, 20.0)
+_SIZES = (_USUAL, _MIDDLE, _SMALL)
+QUICK = Grid(_SIZES, _SIZES, 0.15, 32.0, attention.QUICK, 5.0, 3.0)
+FULL = Grid((*_SIZES, _LARGE), (*_SIZES, _LARGE), 0.5, 220.0, attention.FULL, 24.0, 10.0)
 
 
 @dataclass
@@ -94,25 +99,25 @@ def measure_costs(
         clock: in seconds.
     """
     # The engine is only imported where something is measured: run and chat look at a machine at every start.
+    from aiasst.profile.layers import measure_layers
     from aiasst.profile.overheads import measure_overheads
 
     counts, cache = thread_counts(hardware), last_level_cache(hardware)
     free = hardware.memory_free_bytes
-    bandwidth = measure_bandwidth(counts, cache_bytes=cache, free_bytes=free, progress=progress)
-    threads = threads_for(Costs(bandwidth=bandwidth))
-    begun = clock()
-    measured = _first_visits(chains_of(grid, cache, free), grid, threads, begun, progress, clock)
-    _visits_again(measured, grid, threads, begun, progress, clock)
-    progress(Progress(STAGE, 1, 1, f"{sum(len(chain.trials) for chain in measured)} products with {threads} threads"))
-    points = [_point(chain, rows, trial, threads) for chain in measured for rows, trial in chain.trials.items()]
+    reading = Reading(counts, cache_bytes=cache, free_bytes=free, progress=progress)
+    reading.visit()
+    threads = threads_for(Costs(bandwidth=reading.points))
+    chains = _visited(chains_of(grid, cache, free), grid, threads, progress, clock)
+    reading.visit()
+    attended = _attention(grid, threads, free, progress, clock)
+    overheads = measure_overheads(threads, seconds=grid.rest_seconds, clock=clock)
+    overheads += measure_layers(threads, chain_bytes=chain_bytes(cache, free), seconds=grid.rest_seconds, clock=clock)
+    forms = [form for form in FORMS if form.label in {chain.form.label for chain in chains}]
+    loaded = measure_loading(forms, threads, seconds=grid.rest_seconds, clock=clock)
+    reading.visit()
+    points = [_point(chain, rows, trial, threads) for chain in chains for rows, trial in chain.trials.items()]
     return Costs(
-        bandwidth=bandwidth,
-        matmul=tuple(points),
-        attention=_attention(grid, threads, free, progress, clock),
-        overheads=measure_overheads(threads, clock=clock),
-        loading=tuple(
-            loading(form, threads, clock) for form in FORMS if form.label in {one.form.label for one in measured}
-        ),
+        bandwidth=reading.points, matmul=tuple(points), attention=attended, overheads=overheads, loading=loaded
     )
 
 
@@ -145,8 +150,13 @@ def last_level_cache(hardware: Hardware) -> int:
 
 def links_of(form: Form, cache_bytes: int, free_bytes: int, k: int = SIZE, n: int = SIZE) -> int:
     """Products in the chain: together twice the last-level cache, so that weights come from memory as in a real model."""
-    wanted = min(max(_LEAST_CHAIN, 2 * cache_bytes), _MOST_CHAIN, free_bytes // _COPIES)
+    wanted = chain_bytes(cache_bytes, free_bytes)
     return _even(math.ceil(wanted / form.link_bytes(k, n)) if wanted >= form.link_bytes(k, n) else 1, k, n)
+
+
+def chain_bytes(cache_bytes: int, free_bytes: int) -> int:
+    """Of weights that are to come from memory: twice the last-level cache, and small against the free memory."""
+    return min(max(_LEAST_CHAIN, 2 * cache_bytes), _MOST_CHAIN, free_bytes // _COPIES)
 
 
 def cached_links(form: Form, k: int, n: int) -> int:
@@ -158,33 +168,28 @@ def _even(links: int, k: int, n: int) -> int:
     return links if k == n else links + links % 2
 
 
-def _first_visits(
-    chains: Sequence[Chain], grid: Grid, threads: int, begun: float, progress: ProgressFn, clock: Clock
-) -> list[Chain]:
-    measured: list[Chain] = []
-    for done, one in enumerate(chains):
-        if clock() - begun > grid.total_seconds:
-            break
-        progress(Progress(STAGE, done, len(chains), f"{one.form.label}, {one.k} x {one.n}"))
+def _visited(chains: Sequence[Chain], grid: Grid, threads: int, progress: ProgressFn, clock: Clock) -> list[Chain]:
+    """Those of `chains` that could be measured in the grid's time."""
+    begun, visits = clock(), 0
+
+    def one_visit(one: Chain) -> bool:
+        nonlocal visits
+        # The second visit is half of the way; what is visited again after it is not known before.
+        done = min(visits, 2 * len(chains) - 1)
+        again = f" again: noise {one.noise:.0%}" if one.trials else ""
+        progress(Progress(STAGE, done, 2 * len(chains), f"{one.form.label}, {one.k} x {one.n}{again}"))
+        visits += 1
         try:
             visit(one, threads, grid.form_seconds, clock)
         except (ArtifactError, ResourceError) as error:
             # A format that this build of ONNX Runtime refuses, or memory that is short: the others are still worth knowing.
-            progress(Progress(STAGE, done, len(chains), f"{one.form.label} left out: {error.message}"))
-            continue
-        measured.append(one)
-    return measured
+            progress(Progress(STAGE, done, 2 * len(chains), f"{one.form.label} left out: {error.message}"))
+            return False
+        return True
 
-
-def _visits_again(
-    measured: Sequence[Chain], grid: Grid, threads: int, begun: float, progress: ProgressFn, clock: Clock
-) -> None:
-    """Measure noisy chains again, at another time, as long as there is some left."""
-    for one in noisiest_first(measured, lambda chain: chain.noise):
-        if clock() - begun > grid.total_seconds:
-            return
-        progress(Progress(STAGE, 0, 1, f"{one.form.label}, {one.k} x {one.n} again: noise {one.noise:.0%}"))
-        visit(one, threads, grid.form_seconds, clock)
+    known = visit_until_quiet(chains, one_visit, lambda one: one.noise, lambda: clock() - begun > grid.total_seconds)
+    progress(Progress(STAGE, 1, 1, f"{sum(len(one.trials) for one in known)} products with {threads} threads"))
+    return known
 
 
 def visit(one: Chain, threads: int, seconds: float, clock: Clock = time.perf_counter) -> None:
@@ -200,26 +205,46 @@ def visit(one: Chain, threads: int, seconds: float, clock: Clock = time.perf_cou
     taken = take_turns(list(fresh.values()), seconds=seconds, longest=seconds / 4, warm=one.cached, clock=clock)
     for rows, trial in fresh.items():
         if any(trial is done for done in taken):
-            one.trials.setdefault(rows, Trial(trial.run)).seconds += trial.seconds
             # The session, and with it the weights, must not stay in memory.
-            one.trials[rows].run = _nothing
+            one.trials.setdefault(rows, Trial(_nothing)).visits += trial.visits
 
 
-def loading(form: Form, threads: int, clock: Clock = time.perf_counter) -> LoadingPoint:
-    """How fast the weights of a short chain become a session, and what packing them adds."""
-    links = max(1, _LOADED_CHAIN // form.link_bytes())
-    model = chain(form, links)
-    size = links * form.link_bytes()
-    trials = [
-        Trial(partial(GraphSession.open, model, SessionSettings(threads=threads, prepack=packs)))
-        for packs in (False, True)
-    ]
-    plain, packed = take_turns(trials, seconds=0.0, clock=clock)
+def measure_loading(
+    forms: Sequence[Form], threads: int, *, seconds: float, clock: Clock = time.perf_counter
+) -> tuple[LoadingPoint, ...]:
+    """How fast the weights of a short chain become a session, without and with packing them."""
+    begun = clock()
+    trials = {form: (Trial(_nothing), Trial(_nothing)) for form in forms}
+
+    def one_visit(form: Form) -> bool:
+        model = chain(form, _loaded_links(form))
+        for trial, packs in zip(trials[form], (False, True), strict=True):
+            trial.run = partial(GraphSession.open, model, SessionSettings(threads=threads, prepack=packs))
+        take_turns(trials[form], seconds=_LOADING_SECONDS, clock=clock)
+        for trial in trials[form]:
+            trial.run = _nothing
+        return True
+
+    known = visit_until_quiet(
+        forms,
+        one_visit,
+        lambda form: max(trial.noise for trial in trials[form]),
+        lambda: clock() - begun > seconds,
+    )
+    return tuple(_loading_point(form, *trials[form]) for form in known)
+
+
+def _loaded_links(form: Form) -> int:
+    return max(1, _LOADED_CHAIN // form.link_bytes())
+
+
+def _loading_point(form: Form, plain: Trial, packed: Trial) -> LoadingPoint:
+    size = _loaded_links(form) * form.link_bytes()
     return LoadingPoint(
         format=form.label,
         load_gigabytes_per_second=round(size / plain.best / 1e9, 3),
-        prepack_gigabytes_per_second=round(size / max(packed.best - plain.best, 1e-3 * packed.best) / 1e9, 3),
-        noise=round(packed.noise, 3),
+        packed_gigabytes_per_second=round(size / packed.best / 1e9, 3),
+        noise=round(max(plain.noise, packed.noise), 3),
     )
 
 

@@ -5,6 +5,8 @@
     less memory than it may take    the ceiling that would be decided now
     more cores                      obeyed, and said
 
+A model without a cache (an encoder) has no use for the ceiling and the number of sequences: of those nothing is said.
+
 Whatever was edited by hand is obeyed as long as it is safe. Measurements (eval, bench) do not come here: with another machine's
 config they would be measurements of something else, and `check_machine` refuses it. Measures nothing.
 """
@@ -46,35 +48,37 @@ def obeyed(config: DeviceConfig, here: Hardware, safe: Callable[[], DeviceConfig
             f"the device config was written on another machine ({named(config.hardware)}; this is {named(here)}): it is "
             f"not obeyed; {_ANEW}"
         )
-        return Obeyed(instead, (said, in_words(instead, "safe values for this machine")))
+        return Obeyed(instead, (said, in_words(instead, "safe values for this machine", needs)))
     decided = decide(here, config.costs, needs)
     remarks: list[str] = []
     decisions = _cores(config, here, decided, remarks)
-    decisions = _memory(decisions, here, decided, remarks)
+    if needs.cache_bytes_per_token:
+        decisions = _memory(decisions, here, decided, remarks)
     if here.usable_cores > config.hardware.usable_cores:
         remarks.append(
             f"{here.usable_cores:g} cores may be used now, {config.hardware.usable_cores:g} when the device config was written: "
             f"{_ANEW}"
         )
     found = config if decisions is config.decisions else config.model_copy(update={"decisions": decisions})
-    return Obeyed(found, (*remarks, in_words(found, f"device config of {config.created[:10]}")))
+    return Obeyed(found, (*remarks, in_words(found, f"device config of {config.created[:10]}", needs)))
 
 
 def named(machine: Hardware) -> str:
     """Which machine it is, for a reader."""
     gibibytes = machine.memory_total_bytes / 2**30
-    return f"{machine.cpu_model}, {machine.physical_cores} cores, {gibibytes:.1f} GiB"
+    return f"{machine.cpu_model}, {_count(machine.physical_cores, 'core')}, {gibibytes:.1f} GiB"
 
 
-def in_words(config: DeviceConfig, name: str) -> str:
-    """What is obeyed, in a line."""
+def in_words(config: DeviceConfig, name: str, needs: ModelNeeds) -> str:
+    """What is obeyed, in a line; of what the model has no use for nothing."""
     decided = config.decisions
     pinned = decided.affinity.value
-    return (
-        f"{name}: {_count(decided.threads.value, 'thread')}"
-        + ("" if pinned is None else f" on cores {', '.join(map(str, pinned))}")
-        + f", {_count(decided.slots.value, 'sequence')} at once, at most {human_bytes(decided.memory_ceiling_bytes.value)}"
-    )
+    words = f"{name}: {_count(decided.threads.value, 'thread')}"
+    if pinned is not None:
+        words += f" on cores {', '.join(map(str, pinned))}"
+    if needs.cache_bytes_per_token:
+        words += f", {_count(decided.slots.value, 'sequence')} at once, at most {human_bytes(decided.memory_ceiling_bytes.value)}"
+    return words
 
 
 def _cores(config: DeviceConfig, here: Hardware, decided: Decisions, remarks: list[str]) -> Decisions:

@@ -1,70 +1,103 @@
-"""What is neither product nor attention: launching a small node, and the engine around the session. Decides nothing.
+"""What is neither product nor attention: a small node, by how much it goes over, and a step of the engine. Decides nothing.
 
-The engine is the real one, on a decoder that answers at once with scores that were drawn before: what is left is the engine.
+Engine and session are the real ones, on a decoder that does next to nothing: scores are looked up that were drawn before.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from aiasst.artifacts import signature
 from aiasst.artifacts.device import OverheadPoint
 from aiasst.engine.engine import Engine
 from aiasst.engine.requests import Request, Sampling
-from aiasst.profile.sampling import Clock, Trial, take_turns
+from aiasst.profile.fits import NODE_WIDTH as WIDTH
+from aiasst.profile.sampling import Clock, Trial, take_turns, visit_until_quiet
 from aiasst.runtime.onnx_writer import Node, Value, model_bytes
-from aiasst.runtime.session import GraphSession, SessionSettings
+from aiasst.runtime.session import DecoderSession, GraphSession, SessionSettings
 
-NODES = 200
-_WIDTH = 576
-"""Numbers of a row: the small nodes of a model work on its hidden size."""
+NODES = 100
+NODE_ROWS = (1, 8, 256)
 VOCABULARIES = (4096, 65536)
 ROWS = (1, 8)
 _STEPS = 8
 _SECONDS = 0.15
+"""For a visit."""
 _CONTEXT = 4096
+_HEAD_DIM = 16
+_TOKENS = 16
+"""That have scores of their own; ids are counted modulo this."""
 
 
-def measure_overheads(threads: int, *, clock: Clock = time.perf_counter) -> tuple[OverheadPoint, ...]:
-    """A node of a chain, and a step of the engine with few and many sequences and scores."""
-    return (_node(threads, clock), *_steps(clock))
+@dataclass(frozen=True)
+class _Subject:
+    """One kind and size, and its times."""
+
+    kind: Literal["node", "step"]
+    rows: int
+    vocabulary: int
+    trial: Trial = field(compare=False)
 
 
-def _node(threads: int, clock: Clock) -> OverheadPoint:
-    session = GraphSession.open(small_nodes(), SessionSettings(threads=threads))
-    x = np.random.default_rng(0).standard_normal((1, _WIDTH), np.float32)
-    (trial,) = take_turns([Trial(lambda: session.run({"x0": x}))], seconds=_SECONDS, clock=clock)
-    return _point("node", 1, 0, threads, trial, NODES)
+def measure_overheads(threads: int, *, seconds: float, clock: Clock = time.perf_counter) -> tuple[OverheadPoint, ...]:
+    """A node of a chain with few and many rows, and a step of the engine with few and many sequences and scores."""
+    begun = clock()
+    subjects = [_Subject("node", rows, 0, Trial(_nothing)) for rows in NODE_ROWS]
+    sizes = itertools.product(VOCABULARIES, ROWS)
+    subjects += [_Subject("step", rows, vocabulary, Trial(_nothing)) for vocabulary, rows in sizes]
+
+    def visit(one: _Subject) -> bool:
+        one.trial.run = _running(one, threads)
+        take_turns([one.trial], seconds=_SECONDS, clock=clock)
+        one.trial.run = _nothing
+        return True
+
+    known = visit_until_quiet(subjects, visit, lambda one: one.trial.noise, lambda: clock() - begun > seconds)
+    return tuple(_point(one, threads) for one in known)
+
+
+def _running(one: _Subject, threads: int) -> Any:
+    settings = SessionSettings(threads=threads)
+    if one.kind == "step":
+        return _Stepping(one.rows, one.vocabulary, settings).run
+    session = GraphSession.open(small_nodes(), settings)
+    random = np.random.default_rng(0)
+    x, skip = random.standard_normal((2, 1, one.rows, WIDTH), np.float32)
+    return partial(session.run, {"x0": x, "skip0": skip})
 
 
 def small_nodes() -> bytes:
-    """NODES norms over one row after each other: a node that the runtime neither folds nor fuses away."""
-    weight = np.ones(_WIDTH, np.float32)
+    """NODES norms after each other, each with the residual before it: most of a layer's small nodes are of this kind."""
+    weight = np.ones(WIDTH, np.float32)
     nodes = [
-        Node("SimplifiedLayerNormalization", [f"x{i}", "weight"], [f"x{i + 1}"], {"axis": -1, "epsilon": 1e-5})
+        Node(
+            "SkipSimplifiedLayerNormalization",
+            [f"x{i}", f"skip{i}", "weight"],
+            [f"x{i + 1}", "", "", f"skip{i + 1}"],
+            {"epsilon": 1e-5},
+            "com.microsoft",
+        )
         for i in range(NODES)
     ]
-    ends = [Value(name, np.float32, ("rows", _WIDTH)) for name in ("x0", f"x{NODES}")]
-    return model_bytes(nodes, ends[:1], ends[1:], {"weight": weight}, {"": 21})
-
-
-def _steps(clock: Clock) -> list[OverheadPoint]:
-    cases = list(itertools.product(VOCABULARIES, ROWS))
-    trials = [Trial(_Stepping(rows, vocabulary).run) for vocabulary, rows in cases]
-    take_turns(trials, seconds=_SECONDS * len(trials), clock=clock)
-    return [_point("step", rows, size, 1, trial, _STEPS) for (size, rows), trial in zip(cases, trials, strict=True)]
+    shape = (1, "rows", WIDTH)
+    inputs = [Value(name, np.float32, shape) for name in ("x0", "skip0")]
+    outputs = [Value(f"x{NODES}", np.float32, shape)]
+    return model_bytes(nodes, inputs, outputs, {"weight": weight}, {"": 21, "com.microsoft": 1})
 
 
 class _Stepping:
-    """An engine with `rows` answers under way, on a decoder that takes no time."""
+    """An engine with `rows` answers under way, on a decoder that takes next to no time."""
 
-    def __init__(self, rows: int, vocabulary: int) -> None:
-        self._rows, self._vocabulary = rows, vocabulary
+    def __init__(self, rows: int, vocabulary: int, settings: SessionSettings) -> None:
+        self._rows = rows
+        graph = GraphSession.open(instant_decoder(vocabulary), settings)
+        self._session = DecoderSession(graph, context_length=_CONTEXT)
         self._begin()
 
     def run(self) -> None:
@@ -76,9 +109,7 @@ class _Stepping:
             self._engine.step()
 
     def _begin(self) -> None:
-        self._engine = Engine(
-            _Instant(self._rows, self._vocabulary), slots=self._rows, prefix_bytes=0, clock=lambda: 0.0
-        )
+        self._engine = Engine(self._session, slots=self._rows, prefix_bytes=0, clock=lambda: 0.0)
         sampling = Sampling(temperature=0, max_tokens=_CONTEXT - 4 * self._rows)
         for row in range(self._rows):
             self._engine.submit(Request(str(row), (row, row + 1), sampling))
@@ -88,34 +119,58 @@ class _Stepping:
         self._left = _CONTEXT - 16 * self._rows
 
 
-class _Instant:
-    """A decoder of one small layer whose steps give scores that are there already."""
+def instant_decoder(vocabulary: int) -> bytes:
+    """A decoder of one layer with one small head, whose scores are looked up by the last token."""
+    random = np.random.default_rng(0)
+    past, present = signature.cache_pairs(1), [name for _, name in signature.cache_pairs(1)]
+    cache = ("batch", 1, "capacity", _HEAD_DIM)
+    ids = ("batch", "sequence")
+    nodes = [
+        Node("ReduceSum", [signature.ATTENTION_MASK, "last"], ["tokens"], {"keepdims": 0}),
+        Node("Sub", ["tokens", "one"], ["before"]),
+        Node("Cast", ["before"], ["lengths"], {"to": _INT32}),
+        Node("Shape", [signature.ATTENTION_MASK], ["shape"]),
+        Node("Gather", ["shape", "one"], ["width"]),
+        Node("Cast", ["width"], ["total"], {"to": _INT32}),
+        Node("Mod", [signature.INPUT_IDS, "known"], ["token"]),
+        Node("Gather", ["vectors", "token"], ["qkv"]),
+        Node(
+            "GroupQueryAttention",
+            ["qkv", "", "", *(name for name, _ in past), "lengths", "total"],
+            ["attended", *present],
+            {"num_heads": 1, "kv_num_heads": 1},
+            "com.microsoft",
+        ),
+        Node("Gather", ["scores", "token"], [signature.LOGITS]),
+    ]
+    inputs = [Value(signature.INPUT_IDS, np.int64, ids), Value(signature.ATTENTION_MASK, np.int64, ("batch", "all"))]
+    inputs += [Value(name, np.float32, cache) for name, _ in past]
+    outputs = [Value(signature.LOGITS, np.float32, (*ids, vocabulary))]
+    outputs += [Value(name, np.float32, cache) for name in present]
+    arrays = {
+        "last": np.array([1], np.int64),
+        "one": np.array(1, np.int64),
+        "known": np.array(_TOKENS, np.int64),
+        "vectors": random.standard_normal((_TOKENS, 3 * _HEAD_DIM), np.float32),
+        "scores": random.standard_normal((_TOKENS, vocabulary), np.float32),
+    }
+    return model_bytes(nodes, inputs, outputs, arrays, {"": 21, "com.microsoft": 1})
 
-    layers, kv_heads, head_dim, weight_bytes, context_length = 1, 1, 16, 0, _CONTEXT
-    cache_dtype = np.dtype(np.float32)
 
-    def __init__(self, rows: int, vocabulary: int) -> None:
-        self.vocab_size = vocabulary
-        self._logits = np.random.default_rng(0).standard_normal((rows, vocabulary), np.float32)
-
-    def step(
-        self,
-        ids: npt.NDArray[np.int64],
-        lengths: Sequence[int],
-        cache_rows: Sequence[npt.NDArray[Any]],
-        all_logits: bool = False,
-    ) -> npt.NDArray[np.float32]:
-        """As a session's, of the last token of each row."""
-        assert not all_logits
-        return self._logits[: len(ids)]
+_INT32 = 6
+"""TensorProto.DataType."""
 
 
-def _point(kind: Any, rows: int, vocabulary: int, threads: int, trial: Trial, many: int) -> OverheadPoint:
+def _nothing() -> None:
+    """What a trial runs between two visits, so that no session stays in memory."""
+
+
+def _point(one: _Subject, threads: int) -> OverheadPoint:
     return OverheadPoint(
-        kind=kind,
-        rows=rows,
-        vocabulary=vocabulary,
+        kind=one.kind,
+        rows=one.rows,
+        vocabulary=one.vocabulary,
         threads=threads,
-        microseconds=round(trial.best / many * 1e6, 3),
-        noise=round(trial.noise, 3),
+        microseconds=round(one.trial.best / (NODES if one.kind == "node" else _STEPS) * 1e6, 3),
+        noise=round(one.trial.noise, 3),
     )

@@ -1,7 +1,8 @@
 """What a model would take on a machine before it is there: seconds of a step and of a prompt, bytes in memory. Pure.
 
-    a decode step   every product with as many rows as there are sequences · attention over what each has in the cache · norms,
-                    activations and residuals, number by number · launching the nodes · the engine's own part
+    a decode step   every product with as many rows as there are sequences · attention over what each has in the cache, which
+                    has to be read unless it stays in the processor's · small nodes (norms, activations, residuals) · the engine
+                    · what a layer was measured to take beyond its parts
     a prompt        the same in pieces, the head for the last token only, attention over the square
     memory          packed weights · cache of the whole context · logits and activations · the program
 
@@ -13,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from aiasst.artifacts.recipe import WeightFormat
 from aiasst.engine.engine import CHUNK
+from aiasst.profile.fits import LAYER, LAYER_FORMAT, LAYER_PAST
 from aiasst.profile.offers import Form, Part
 from aiasst.profile.ranges import Range, total
 from aiasst.profile.shapes import ModelShape
-from aiasst.profile.speeds import Speeds
+from aiasst.profile.speeds import NORM_PASSES, Attending, Speeds
 
 SEQUENCES = (1, 8)
 """Numbers of sequences that are predicted."""
@@ -31,7 +34,11 @@ _LAYER_NODES = 14
 _W8A8_NODES = 9
 """More, for each product: the rows are scaled by stock operators."""
 _FEW_NODES = 12
-"""Before and after the layers."""
+"""Before and after the layers. All three where launching was not measured with products and attention."""
+_OUTER_NODES = 20
+"""Before and after the layers, most of them on a few numbers."""
+_NORMS = 2
+"""Of a layer."""
 _CACHED_SHARE = 0.7
 """A model that takes no more than this of the last-level cache stays in it."""
 
@@ -155,9 +162,12 @@ class _Asked:
     def __init__(self, shape: ModelShape, form: Form, speeds: Speeds) -> None:
         self.shape, self.speeds = shape, speeds
         self.layers, self.head = form.layers, form.head
-        self.cached = form.read_bytes <= _CACHED_SHARE * speeds.cache_bytes
+        self.weights = form.read_bytes
+        self.cached = self.weights <= _CACHED_SHARE * speeds.cache_bytes
         scaled = sum(part.matrix.count * part.share for part in self.layers if part.spec.format == "w8a8")
         self.nodes = _FEW_NODES + _LAYER_NODES * shape.layers + _W8A8_NODES * scaled
+        if speeds.launched:
+            self.nodes = _OUTER_NODES + (_NORMS + _activations(shape)) * shape.layers
 
     def steps(self, past: float) -> tuple[tuple[int, Range], ...] | None:
         """(Sequences, seconds) of the numbers of sequences that are predicted."""
@@ -170,11 +180,14 @@ class _Asked:
         products = self._products((*self.layers, *self.head), sequences)
         if products is None:
             return None
-        attention = self.speeds.attend_one.under(sequences * self.shape.attended(past))
-        reading = self.speeds.read.under(sequences * past * self.shape.cache_bytes_per_token)
-        # Whichever is slower: multiplying with the cache, or having it from memory.
-        seen = Range(*(max(getattr(attention, name), getattr(reading, name)) for name in ("low", "value", "high")))
-        return total((products, seen, self._rest(sequences), self._chosen(sequences)))
+        attention = self._attention(self.speeds.attend_one, sequences, sequences * self.shape.attended(past))
+        cache = sequences * past * self.shape.cache_bytes_per_token
+        stays = self.weights + cache <= _CACHED_SHARE * self.speeds.cache_bytes
+        reading = self.speeds.read.under(0.0 if stays else cache)
+        parts = total((products, attention, reading, self._rest(sequences), self._chosen(sequences)))
+        of_layers = self._products(self.layers, sequences) or products
+        layer = (of_layers.value + attention.value) / self.shape.layers
+        return parts.plus(self.shape.layers * beyond_the_parts(self.speeds, sequences, layer, cached=self.cached))
 
     def prompt(self, tokens: int) -> Range | None:
         """Seconds to read a prompt of `tokens`, in the engine's pieces."""
@@ -185,7 +198,7 @@ class _Asked:
             if layers is None or head is None:
                 return None
             attended = rows * self.shape.attended(start + rows / 2)
-            seconds += [layers, head, self.speeds.attend_many.under(attended), self._rest(rows)]
+            seconds += [layers, head, self._attention(self.speeds.attend_many, rows, attended), self._rest(rows)]
         return total((*seconds, self._chosen(1)))
 
     def _products(self, parts: Iterable[Part], rows: int) -> Range | None:
@@ -198,16 +211,54 @@ class _Asked:
             found.append(one.times(part.matrix.count * part.share))
         return total(found)
 
+    def _attention(self, attending: Attending, tokens: int, multiplications: float) -> Range:
+        """Of all layers, for so many new tokens."""
+        return attending.seconds(self.shape.layers, self.shape.layers * tokens * self.shape.heads, multiplications)
+
     def _chosen(self, rows: int) -> Range:
         """A token chosen for each row, out of a score for every token there is."""
-        return self.speeds.row.times(rows) + self.speeds.go_over.under(rows * self.shape.vocab_size)
+        return self.speeds.row.times(rows) + self.speeds.score.times(rows * self.shape.vocab_size)
 
     def _rest(self, rows: int) -> Range:
-        """Numbers gone over, nodes launched, and the step itself."""
-        return total(
-            (
-                self.speeds.go_over.under(rows * self.shape.elementwise),
-                self.speeds.node.times(self.nodes),
-                self.speeds.step,
-            )
-        )
+        """Small nodes, and the step itself."""
+        layers = self.shape.layers
+        others = self.nodes - layers * (_NORMS + _activations(self.shape))
+        small = _small_nodes(self.shape, self.speeds, rows).times(layers)
+        return total((small, self.speeds.node(0.0).times(others), self.speeds.step))
+
+
+def beyond_the_parts(speeds: Speeds, rows: int, layer: float, *, cached: bool) -> float:
+    """Seconds that a layer takes with so many rows beyond what its parts were measured to take each by itself; 0: not measured.
+
+    Nodes that follow each other in a model find neither their code nor their numbers in the nearest caches: that costs as much in
+    layers of any size. Less than nothing means that the parts were measured too slow, which is a share of them.
+
+    Args:
+        speeds: of the machine.
+        rows: of products.
+        layer: seconds that products and attention of one layer take by their parts.
+        cached: whether the weights lie in the processor's cache.
+    """
+    law = speeds.layer_from_cache if cached else speeds.layer_from_memory
+    spec = WeightFormat.parse({"format": "int4", "block_size": 128}, LAYER_FORMAT)
+    products = [speeds.product(spec, rows, one.k, one.n, cached) for one in LAYER.products]
+    known = [product for product in products if product is not None]
+    if law is None or len(known) < len(products):
+        return 0.0
+    attention = speeds.attend_one.seconds(1, rows * LAYER.heads, rows * LAYER.attended(LAYER_PAST))
+    reading = speeds.read.under(0.0 if cached else rows * LAYER_PAST * LAYER.cache_bytes_per_token)
+    parts = total((*known, attention))
+    beyond = law.seconds(rows) - (parts + reading + _small_nodes(LAYER, speeds, rows)).value
+    return beyond if beyond > 0 else beyond * min(1.0, layer / parts.value)
+
+
+def _small_nodes(shape: ModelShape, speeds: Speeds, rows: int) -> Range:
+    """Norms and activations of a layer."""
+    count = _activations(shape)
+    activation = speeds.node(rows * shape.activated / (count * NORM_PASSES))
+    return speeds.node(rows * shape.hidden_size).times(_NORMS) + activation.times(count)
+
+
+def _activations(shape: ModelShape) -> int:
+    """Nodes between the products of a layer's second half: splitting, the activation, the gate."""
+    return 3 if shape.gated else 1

@@ -1,7 +1,8 @@
 """The micro-models that products are measured with: a chain of equal products in one weight format. Measures nothing.
 
 Weights are random: kernels take the same time whatever the values, as long as these stay finite, so signs of the scales are
-random too and the variance of the activations stays near one along the chain.
+random too and the variance of the activations stays near one along the chain. Links of one shape have the same numbers, each
+link turned by one place: drawing them anew took longer than measuring, and of equal weights ONNX Runtime keeps one.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ SIZE = 2048
 """The hidden size of a model of one milliard parameters."""
 INPUT, OUTPUT = "x0", "y"
 _MICROSOFT = "com.microsoft"
-_FLOAT = 1
-"""TensorProto.DataType of float32."""
 _OPSETS = {"": 21, _MICROSOFT: 1}
 
 
@@ -32,7 +31,36 @@ class Link:
     initializers: Mapping[str, Array]
 
 
-LinkFn = Callable[[np.random.Generator, str, str, str, int, int], Link]
+class Numbers:
+    """Random arrays, drawn once for each shape and given out turned by one place more each time."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+        self._drawn: dict[tuple[str, tuple[int, ...]], npt.NDArray[Any]] = {}
+        self._given = 0
+
+    def normal(self, *shape: int) -> npt.NDArray[np.float32]:
+        """Standard normal."""
+        return self._turned("normal", shape, lambda count: self._random.standard_normal(count, np.float32))
+
+    def bytes(self, *shape: int) -> npt.NDArray[np.uint8]:
+        """Uniform."""
+        return self._turned("bytes", shape, lambda count: np.frombuffer(self._random.bytes(count), np.uint8))
+
+    def signs(self, *shape: int) -> npt.NDArray[np.float32]:
+        """1 or -1."""
+        return self._turned(
+            "signs", shape, lambda count: self._random.integers(0, 2, count, np.int8).astype(np.float32) * 2 - 1
+        )
+
+    def _turned(self, kind: str, shape: tuple[int, ...], draw: Callable[[int], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        if (kind, shape) not in self._drawn:
+            self._drawn[kind, shape] = draw(int(np.prod(shape)))
+        self._given += 1
+        return np.roll(self._drawn[kind, shape], self._given).reshape(shape)
+
+
+LinkFn = Callable[[Numbers, str, str, str, int, int], Link]
 """(random numbers, name of the weight, input, output, k, n) → the nodes from input to output."""
 
 
@@ -61,7 +89,7 @@ def chain(form: Form, links: int, k: int = SIZE, n: int = SIZE, seed: int = 0) -
     """
     if k != n and links % 2:
         raise ValueError(f"{links} products from {k} to {n} and back end at {n}")
-    random = np.random.default_rng(seed)
+    random = Numbers(seed)
     made = []
     for i in range(links):
         inner, outer = (n, k) if i % 2 else (k, n)
@@ -88,26 +116,19 @@ _CONSTANTS: dict[str, npt.NDArray[Any]] = {
 }
 
 
-def _fp32(random: np.random.Generator, weight: str, x: str, y: str, k: int, n: int) -> Link:
-    values = random.standard_normal((k, n), np.float32) / np.float32(k**0.5)
+def _fp32(random: Numbers, weight: str, x: str, y: str, k: int, n: int) -> Link:
+    values = random.normal(k, n) / np.float32(k**0.5)
     return Link((Node("MatMul", [x, weight], [y]),), {weight: values})
-
-
-def _fp16(random: np.random.Generator, weight: str, x: str, y: str, k: int, n: int) -> Link:
-    """As the model folders have it: stored in half precision, widened when the session is opened."""
-    values = (random.standard_normal((k, n), np.float32) / np.float32(k**0.5)).astype(np.float16)
-    wide = f"{weight}.wide"
-    return Link((Node("Cast", [weight], [wide], {"to": _FLOAT}), Node("MatMul", [x, wide], [y])), {weight: values})
 
 
 def _blockwise(bits: int, block: int) -> Form:
     """MatMulNBits: unsigned integers around the middle of their range, a scale a block, activations in int8."""
     spread = ((2 ** (2 * bits) - 1) / 12) ** 0.5  # standard deviation of the integers
 
-    def link(random: np.random.Generator, weight: str, x: str, y: str, k: int, n: int) -> Link:
+    def link(random: Numbers, weight: str, x: str, y: str, k: int, n: int) -> Link:
         blocks = k // block
-        packed = _random_bytes(random, (n, blocks, block * bits // 8))
-        scales = _signs(random, (n, blocks)) / np.float32(spread * k**0.5)
+        packed = random.bytes(n, blocks, block * bits // 8)
+        scales = random.signs(n, blocks) / np.float32(spread * k**0.5)
         attributes = {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": 4}
         node = Node("MatMulNBits", [x, weight, f"{weight}.scale"], [y], attributes, _MICROSOFT)
         return Link((node,), {weight: packed, f"{weight}.scale": scales})
@@ -115,10 +136,10 @@ def _blockwise(bits: int, block: int) -> Form:
     return Form(f"int{bits}-b{block}", bits, link)
 
 
-def _w8a8(random: np.random.Generator, weight: str, x: str, y: str, k: int, n: int) -> Link:
+def _w8a8(random: Numbers, weight: str, x: str, y: str, k: int, n: int) -> Link:
     """Int8 weights with a scale a channel, uint8 activations with a scale a row, from stock operators."""
-    values = _random_bytes(random, (k, n)).view(np.int8)
-    scales = _signs(random, (n,)) / np.float32(74 * k**0.5)
+    values = random.bytes(k, n).view(np.int8)
+    scales = random.signs(n) / np.float32(74 * k**0.5)
     name = [f"{weight}.{part}" for part in ("abs", "peak", "rows", "count", "zero", "q", "product", "column")]
     magnitude, peak, rows, count, zero, q, product, column = name
     nodes = (
@@ -135,15 +156,6 @@ def _w8a8(random: np.random.Generator, weight: str, x: str, y: str, k: int, n: i
     return Link(nodes, {weight: values, f"{weight}.scale": scales})
 
 
-def _random_bytes(random: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(random.bytes(int(np.prod(shape))), np.uint8).reshape(shape)
-
-
-def _signs(random: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    signs: npt.NDArray[np.float32] = random.integers(0, 2, shape).astype(np.float32) * 2 - 1
-    return signs
-
-
 FORMS: tuple[Form, ...] = (
     _blockwise(4, 128),
     # Embedding and head are in it, whatever the layers are in: without it no model's speed is predicted.
@@ -154,6 +166,7 @@ FORMS: tuple[Form, ...] = (
     _blockwise(2, 64),
     _blockwise(4, 32),
     Form("fp32", 32, _fp32),
-    Form("fp16", 16, _fp16),
 )
-"""In the order of their weight for decisions, since the last ones are left out where time is short."""
+"""In the order of their weight for decisions, since the last ones are left out where time is short.
+
+fp16 is not among them: ONNX Runtime widens such weights to float32 when a session is opened, and multiplies those."""

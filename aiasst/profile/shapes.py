@@ -101,6 +101,6 @@ class ModelShape:
         return 2 * self.heads * self.head_dim * seen
 
     @property
-    def elementwise(self) -> int:
-        """Numbers that norms, residuals and activations go over for one token."""
-        return self.layers * (6 * self.hidden_size + (2 if self.gated else 1) * self.intermediate_size)
+    def activated(self) -> int:
+        """Numbers that the activation of a layer goes over for one token, all of its nodes together."""
+        return (2 if self.gated else 1) * self.intermediate_size

@@ -5,8 +5,8 @@
     going over    numbers, one by one: norms, activations, residuals
     launching     a node of the graph, a step of the engine, a row of a step
 
-The figures of attention and overhead are ours, measured on AVX512 cores of 3.2 to 3.7 GHz; all of them go with the clock and
-the number of cores, and have a wide range.
+Of a machine that was measured, all of it is. Of a specification, the figures of attention and overhead are ours, measured on
+AVX512 cores of 3.2 to 3.7 GHz; all of them go with the clock and the number of cores, and have a wide range.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from aiasst.artifacts.cost_table import CostTable
 from aiasst.artifacts.device import Costs, Hardware
 from aiasst.artifacts.recipe import WeightFormat
+from aiasst.profile.fits import LayerLaw, attention_law, layer_law, node_law, step_law
 from aiasst.profile.library import CoreKind, DeviceDescription
 from aiasst.profile.offers import matrix_bytes
 from aiasst.profile.ranges import Range
 
 ProductFn = Callable[[WeightFormat, int, int, int, bool], Range | None]
+NodeFn = Callable[[float], Range]
 
 _CLOCK = Range(0.7, 0.85, 1.0)
 """The clock that all cores hold together, by the highest of one."""
@@ -61,15 +63,14 @@ _ATTENDING_MANY = Range(0.2, 0.35, 0.6)
 """Of the float32 rate, for a prompt, where half of the square is masked."""
 _GOING_OVER_PER_CYCLE = Range(0.15, 0.35, 0.8)
 """Numbers, of one core."""
+NORM_PASSES = 3
+"""Times that a norm goes over the numbers of its rows: the residual is added, squares are summed, all are scaled."""
 _NODE_CYCLES = Range(1500.0, 3300.0, 12000.0)
 _PRODUCT_CYCLES = Range(200.0, 600.0, 2500.0)
 """For each thread of a product: handing out the work, and waiting for the last."""
 _STEP_CYCLES = Range(1e5, 2e5, 1e6)
 _ROW_CYCLES = Range(4e4, 1.1e5, 3e5)
 """The story model on one core of Zen 4: 0.9 µs a node, 55 µs a step, 30 µs a row."""
-_REFERENCE_NODE_MICROSECONDS = 0.5
-_REFERENCE_STEP_MICROSECONDS = 11.4
-"""What `profile.overheads` measures on the machine of those figures (a node; a step of one row with 4,096 scores)."""
 _REFERENCE_CLOCK = 3.5
 """Gigahertz that a machine is taken to have of which only measurements are known."""
 _REFERENCE_FLOAT = 16.0
@@ -78,12 +79,26 @@ _NO_INTEGERS = (
     "its cores have no dot product of bytes: 4 bits are multiplied as float32, 8 and 2 bits are widened every time"
 )
 
-_NOISY = 0.25
-"""Noise beyond which a point of attention is left out, where others are there."""
 _SEEN = Range(0.85, 1.0, 1.2)
 """What measured attention and overheads may take in a model."""
 _MEASURED = Range(0.92, 1.0, 1.12)
 """What a measured product may take in a model, beside its own noise."""
+
+
+@dataclass(frozen=True)
+class Attending:
+    """What attention costs with keys and values in the cache; seconds."""
+
+    rate: Range
+    """Multiplications a second."""
+    node: Range = Range.exact(0.0)  # noqa: RUF009 - frozen
+    """Whatever is attended to."""
+    head: Range = Range.exact(0.0)  # noqa: RUF009 - frozen
+    """For each head of each new token."""
+
+    def seconds(self, nodes: float, heads: float, multiplications: float) -> Range:
+        """Of so much of each."""
+        return self.node.times(nodes) + self.head.times(heads) + self.rate.under(multiplications)
 
 
 @dataclass(frozen=True)
@@ -95,16 +110,22 @@ class Speeds:
     """(format, rows, k, n, whether the whole model lies in the cache) → seconds; None: nothing is known of the format."""
     read: Range
     """Bytes that are read from memory."""
-    attend_one: Range
-    attend_many: Range
-    """Multiplications of attention, for one token and for a prompt."""
-    go_over: Range
-    """Numbers."""
-    node: Range
+    attend_one: Attending
+    attend_many: Attending
+    """For one token of a sequence, and for many."""
+    node: NodeFn
+    """Numbers that a norm goes over → seconds; of nothing, the launch of a node. Other small nodes pass over theirs fewer times."""
+    launched: bool
+    """Whether products and attention cost what they do with the launch of their nodes."""
     step: Range
     row: Range
+    score: Range
+    """Of the engine: a step, a row of it, and each score that a token of the row is chosen from."""
     cache_bytes: int
     """Last-level cache."""
+    layer_from_memory: LayerLaw | None = None
+    layer_from_cache: LayerLaw | None = None
+    """What `fits.LAYER` takes as a whole, by where its weights are; None: not measured."""
     note: str = ""
     """What a reader should know of these figures."""
 
@@ -124,12 +145,13 @@ def described(description: DeviceDescription, threads: int) -> Speeds:
         measured=False,
         product=_by_rates(rates, read, handing_out),
         read=read,
-        attend_one=together.by(_ATTENDING_PER_CYCLE),
-        attend_many=rates.floats.by(_ATTENDING_MANY),
-        go_over=together.by(_GOING_OVER_PER_CYCLE),
-        node=_seconds(_NODE_CYCLES, cycles),
+        attend_one=Attending(together.by(_ATTENDING_PER_CYCLE)),
+        attend_many=Attending(rates.floats.by(_ATTENDING_MANY)),
+        node=_node_by_rate(_seconds(_NODE_CYCLES, cycles), together.by(_GOING_OVER_PER_CYCLE)),
+        launched=False,
         step=_seconds(_STEP_CYCLES, cycles),
         row=_seconds(_ROW_CYCLES, cycles),
+        score=together.by(_GOING_OVER_PER_CYCLE).under(1),
         cache_bytes=description.last_level_cache_bytes,
         note=_NO_INTEGERS if missing else "",
     )
@@ -142,52 +164,49 @@ def measured(hardware: Hardware, costs: Costs) -> Speeds:
         ArtifactError: nothing was.
     """
     table = CostTable.of(costs)
-    threads = max((point.threads for point in costs.matmul), default=1)
     noise = sorted(point.noise for point in costs.matmul)[len(costs.matmul) // 2]
     spread = Range(_MEASURED.low, 1.0, _MEASURED.high + noise)
     read = max((point.gigabytes_per_second for point in costs.bandwidth), default=0.0) * 1e9
     cycles = Range.exact(_REFERENCE_CLOCK * 1e9)
-    together = cycles.times(threads)
+    together = cycles.times(max((point.threads for point in costs.matmul), default=1))
+    cache_bytes = max((cache.bytes for cache in hardware.caches if cache.kind != "instruction"), default=0)
     floats = [p.gigamacs_per_second for p in costs.matmul if p.format == "fp32"]
     float_rate = max(floats) * 1e9 if floats else _REFERENCE_FLOAT * together.value
-    one, many = _attending(costs, decoding=True), _attending(costs, decoding=False)
-    node, step, row = (_seconds(cost, cycles) for cost in (_NODE_CYCLES, _STEP_CYCLES, _ROW_CYCLES))
-    overheads = {(p.kind, p.rows, p.vocabulary): p.microseconds for p in costs.overheads}
-    if (found := overheads.get(("node", 1, 0))) is not None:
-        node = _SEEN.times(node.value * found / _REFERENCE_NODE_MICROSECONDS)
-    if (found := overheads.get(("step", 1, 4096))) is not None:
-        # The engine's own part is measured; what prepares a run of the session is Python as well, and goes with it.
-        pace = found / _REFERENCE_STEP_MICROSECONDS
-        step, row = _SEEN.times(step.value * pace), _SEEN.times(row.value * pace)
+    one = _attending(costs, cache_bytes, decoding=True)
+    many = _attending(costs, cache_bytes, decoding=False)
+    node, step = node_law(costs.overheads), step_law(costs.overheads)
+    go_over = together.by(_GOING_OVER_PER_CYCLE)
     return Speeds(
         measured=True,
         product=_by_table(table, spread),
         read=Range(0.9 * read, read, 1.05 * read) if read else together.by(_READ_PER_CYCLE),
-        attend_one=together.by(_ATTENDING_PER_CYCLE) if one is None else _SEEN.times(one),
-        attend_many=_ATTENDING_MANY.times(float_rate) if many is None else _SEEN.times(many),
-        go_over=together.by(_GOING_OVER_PER_CYCLE),
-        node=node,
-        step=step,
-        row=row,
-        cache_bytes=max((cache.bytes for cache in hardware.caches if cache.kind != "instruction"), default=0),
+        attend_one=one or Attending(together.by(_ATTENDING_PER_CYCLE)),
+        attend_many=many or Attending(_ATTENDING_MANY.times(float_rate)),
+        node=_node_by_rate(_seconds(_NODE_CYCLES, cycles), go_over) if node is None else _seen_node(node),
+        launched=node is not None,
+        step=_seconds(_STEP_CYCLES, cycles) if step is None else _SEEN.times(step.step),
+        row=_seconds(_ROW_CYCLES, cycles) if step is None else _SEEN.times(step.row),
+        score=go_over.under(1) if step is None else _SEEN.times(step.score),
+        cache_bytes=cache_bytes,
+        layer_from_memory=layer_law(costs.overheads, cached=False),
+        layer_from_cache=layer_law(costs.overheads, cached=True),
     )
 
 
-def _attending(costs: Costs, *, decoding: bool) -> float | None:
-    """Multiplications of attention a second, by what a longer past adds; None where that was not measured.
-
-    The slope counts and not the quotient: what a node costs whatever its length is counted with the nodes.
-    """
-    wanted = [p for p in costs.attention if p.cache == "float32" and (p.new_tokens == 1) == decoding]
-    quiet = [p for p in wanted if p.noise <= _NOISY]
-    points = [
-        (2 * p.rows * p.new_tokens * p.heads * p.head_dim * (p.past + p.new_tokens / 2), p.microseconds / 1e6)
-        for p in (quiet if len(quiet) > 1 else wanted)
-    ]
-    if len(points) < 2:
+def _attending(costs: Costs, cache_bytes: int, *, decoding: bool) -> Attending | None:
+    """What was measured of attention; None where nothing was, or no length made a difference."""
+    law = attention_law(costs, cache_bytes, decoding=decoding)
+    if law is None or not law.multiplication:
         return None
-    (least, first), (most, last) = min(points), max(points)
-    return (most - least) / (last - first) if last > first and most > least else None
+    return Attending(_SEEN.times(1 / law.multiplication), _SEEN.times(law.node), _SEEN.times(law.head))
+
+
+def _node_by_rate(launch: Range, rate: Range) -> NodeFn:
+    return lambda numbers: launch + rate.under(NORM_PASSES * numbers)
+
+
+def _seen_node(law: Callable[[float], float]) -> NodeFn:
+    return lambda numbers: _SEEN.times(law(numbers))
 
 
 class _Rates:

@@ -87,7 +87,7 @@ def load(
     model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
     if model.manifest.task == DECODER_TASK or model.manifest.shape is None:
         return load_text(model, config, speculate=speculate)
-    return Encoder(model, _device(model, config))
+    return _encoder(model, config)
 
 
 def load_text(
@@ -112,11 +112,14 @@ def load_text(
     return engine
 
 
-def _device(model: ModelFolder, config: str | Path | DeviceConfig | None) -> DeviceConfig:
+def _encoder(model: ModelFolder, config: str | Path | DeviceConfig | None, top: int | None = None) -> Encoder:
     if config is None:
-        return quick_config(model)
+        return Encoder(model, quick_config(model), top=top)
     device = config if isinstance(config, DeviceConfig) else load_device_config(Path(config))
-    return obey(device, model).config
+    found = obey(device, model)
+    encoder = Encoder(model, found.config, top=top)
+    encoder.remarks = found.remarks
+    return encoder
 
 
 def encode_file(
@@ -128,16 +131,23 @@ def encode_file(
     top: int | None = None,
     restart: bool = False,
     progress: ProgressFn = silent,
+    note: Callable[[str], None] = lambda text: None,
 ) -> EncodeSummary:
     """Encode every row of a file of texts, with a model that embeds or classifies; see `encoding.encode`.
+
+    `note` is told what of a device config is obeyed.
 
     >>> summary = encode_file("minilm-w8a8", Path("texts.jsonl"), Path("vectors.npy"))
     """
     model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
-    return encode(
-        model, texts, answers, open_encoder=lambda: Encoder(model, _device(model, config), top=top),
-        top=top, restart=restart, progress=progress,
-    )  # fmt: skip
+
+    def open_encoder() -> Encoder:
+        encoder = _encoder(model, config, top)
+        for remark in encoder.remarks:
+            note(remark)
+        return encoder
+
+    return encode(model, texts, answers, open_encoder=open_encoder, top=top, restart=restart, progress=progress)
 
 
 def run(

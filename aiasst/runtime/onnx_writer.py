@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Piece = bytes | memoryview
 Attribute = int | float | str | Sequence[int] | Array
 
 _IR_VERSION = 10
@@ -60,13 +61,16 @@ def model_bytes(
     Raises:
         KeyError: an array has a type that is not known here.
     """
-    graph = [_bytes(1, _node(node)) for node in nodes]
+    graph: list[Piece] = [_bytes(1, _node(node)) for node in nodes]
     graph.append(_text(2, "graph"))
-    graph += [_bytes(5, _tensor(array, name)) for name, array in initializers.items()]
+    for name, array in initializers.items():
+        tensor = _tensor(array, name)
+        graph += [_head(5, _size(tensor)), *tensor]
     graph += [_bytes(11, _value(value)) for value in inputs]
     graph += [_bytes(12, _value(value)) for value in outputs]
     imports = [_bytes(8, _text(1, domain) + _number(2, version)) for domain, version in opsets.items()]
-    return b"".join([_number(1, _IR_VERSION), _text(2, "aiasst"), _bytes(7, b"".join(graph)), *imports])
+    # The weights are copied here and nowhere else.
+    return b"".join([_number(1, _IR_VERSION), _text(2, "aiasst"), _head(7, _size(graph)), *graph, *imports])
 
 
 def _node(node: Node) -> bytes:
@@ -85,17 +89,18 @@ def _attribute(name: str, value: Attribute) -> bytes:
         case str():
             kind, content = _STRING, _text(4, value)
         case np.ndarray():
-            kind, content = _TENSOR, _bytes(5, _tensor(value))
+            kind, content = _TENSOR, _bytes(5, b"".join(_tensor(value)))
         case _:
             kind, content = _INTS, b"".join(_number(8, item) for item in value)
     return _text(1, name) + content + _number(20, kind)
 
 
-def _tensor(array: Array, name: str = "") -> bytes:
+def _tensor(array: Array, name: str = "") -> list[Piece]:
+    """Its pieces, the last of which is the array's own memory."""
     dims = [_number(1, size) for size in array.shape]
     # raw_data is little-endian, whatever the machine.
-    raw = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
-    return b"".join([*dims, _number(2, _DTYPES[array.dtype]), _text(8, name), _bytes(9, raw)])
+    raw = memoryview(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8))
+    return [*dims, _number(2, _DTYPES[array.dtype]), _text(8, name), _head(9, raw.nbytes), raw]
 
 
 def _value(value: Value) -> bytes:
@@ -114,7 +119,16 @@ def _text(number: int, value: str) -> bytes:
 
 
 def _bytes(number: int, payload: bytes) -> bytes:
-    return b"".join([_key(number, _BYTES), _varint(len(payload)), payload])
+    return _head(number, len(payload)) + payload
+
+
+def _head(number: int, size: int) -> bytes:
+    """What stands before `size` bytes."""
+    return _key(number, _BYTES) + _varint(size)
+
+
+def _size(pieces: Sequence[Piece]) -> int:
+    return sum(len(piece) for piece in pieces)
 
 
 def _key(number: int, wire_type: int) -> bytes:

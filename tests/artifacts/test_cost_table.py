@@ -44,9 +44,15 @@ def test_between_two_sizes_the_time_of_one_multiplication_lies_between_theirs() 
     assert large < between < small
 
 
-def test_beyond_the_sizes_it_stays_in_proportion() -> None:
+def test_beyond_the_largest_size_it_stays_in_proportion() -> None:
     assert TWO_SIZES.microseconds(INT4, 1, 4096, 4096) == pytest.approx(400)
-    assert TWO_SIZES.microseconds(INT4, 1, 128, 128) == pytest.approx(1)
+
+
+def test_below_the_smallest_size_it_falls_as_between_the_two_smallest() -> None:
+    at, below = (TWO_SIZES.microseconds(INT4, 1, side, side) for side in (256, 128))
+    # A product of a 64th of the size took a 25th of the time.
+    assert at / below == pytest.approx(4 ** (math.log(100 / 4) / math.log(64)))
+    assert at / 4 < below < at
 
 
 def test_of_two_shapes_of_one_size_the_slower_one_counts() -> None:

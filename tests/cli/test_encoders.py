@@ -46,6 +46,37 @@ def test_run_gives_labels_and_vectors(folders: Path, tmp_path: Path) -> None:
     assert np.load(tmp_path / "v.npy").shape == (1, 64)
 
 
+def test_what_of_a_device_config_is_obeyed_is_said(folders: Path, tmp_path: Path) -> None:
+    """As for models that write: threads, and another machine's config; sequences and cache are not an encoder's."""
+    device, rows = tmp_path / "device.json", '{"text": "the rain"}\n'
+    assert start("profile", "--quick", "-q", "-o", device).returncode == 0
+    ended = start("run", folders / "judge", "-", "-o", "-", "--config", device, stdin=rows)
+    assert ended.returncode == 0, ended.stderr
+    said = " ".join(ended.stderr.split())
+    assert "device config of 2" in said
+    assert "thread" in said
+    assert "at once" not in said
+    assert (
+        "device config"
+        not in start("run", folders / "judge", "-", "-o", "-", "--config", device, "-q", stdin=rows).stderr
+    )
+
+    data = json.loads(device.read_text())
+    data["hardware"] |= {"machine_id": "0" * 16, "cpu_model": "Zilog Z80", "physical_cores": 1}
+    device.write_text(json.dumps(data))
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"text": "a cat sleeps"}\n')
+    for command in (
+        ("run", folders / "judge", "-", "-o", "-", "--config", device),
+        ("search", folders / "embedder", corpus, "a cat", "--config", device),
+    ):
+        ended = start(*command, stdin=rows)
+        assert ended.returncode == 0, ended.stderr
+        said = " ".join(ended.stderr.split())
+        assert "written on another machine (Zilog Z80, 1 core," in said
+        assert "safe values for this machine" in said
+
+
 def test_options_of_the_other_kind_are_refused(folders: Path, tmp_path: Path, story: Path) -> None:
     ended = start("run", folders / "judge", "-", "-o", tmp_path / "a", "--temperature", 1)
     assert ended.returncode == 1

@@ -115,7 +115,7 @@ def test_run_warns_of_another_machines_config_and_takes_safe_values(tmp_path: Pa
     ended = subprocess.run([sys.executable, "-m", "aiasst", *command], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     said = " ".join(ended.stderr.split())
-    assert "written on another machine (Zilog Z80, 1 cores" in said
+    assert "written on another machine (Zilog Z80, 1 core," in said
     assert "safe values for this machine" in said
     assert len(answers.read_text().splitlines()) == 1
 

@@ -172,7 +172,8 @@ def test_decisions_in_sentences_have_their_figures() -> None:
     ):  # fmt: skip
         assert decision.reason in told[name]
     assert "85 µs with 1 row" in told["slots"]
-    assert "int4-b128 (85 µs; int8-b128 1.8 times as long)" in told["formats"]
+    assert "with 1 to 32 rows int4-b128 (85 to 780 µs; int8-b128 takes up to 1.8 times as long)" in told["formats"]
+    assert "with 128 rows int8-b128 (2763 µs; int4-b128 takes up to 1.1 times as long)" in told["formats"]
     assert all(text.endswith(".") for text in told.values())
 
 

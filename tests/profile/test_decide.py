@@ -23,6 +23,7 @@ from aiasst.artifacts.device import (
 from aiasst.profile.decide import ModelNeeds, crossover, decide, decide_twin
 from aiasst.profile.hardware import read_hardware
 from aiasst.profile.host import Host
+from tests.profile.conftest import MOUNTS_V2, Plant, cpus, meminfo, x86
 
 GIB = 2**30
 
@@ -60,6 +61,31 @@ def products(microseconds: dict[int, float], label: str = "int4-b128") -> Costs:
             for r, us in microseconds.items()
         )
     )
+
+
+V1 = {
+    "/proc/self/cgroup": "2:cpu,cpuacct:/box\n",
+    "/proc/self/mountinfo": "40 35 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n",
+    "/sys/fs/cgroup/cpu/box/cpu.cfs_quota_us": "100000\n",
+    "/sys/fs/cgroup/cpu/box/cpu.cfs_period_us": "100000\n",
+}
+V2 = {
+    "/proc/self/cgroup": "0::/box\n",
+    "/proc/self/mountinfo": MOUNTS_V2,
+    "/sys/fs/cgroup/box/cpu.max": "100000 100000\n",
+}
+
+
+@pytest.mark.parametrize("groups", [V1, V2], ids=["version 1", "version 2"])
+def test_a_quota_of_one_of_two_cores_gives_one_thread_that_is_not_pinned(plant: Plant, groups: dict[str, str]) -> None:
+    tree = {"/proc/cpuinfo": x86("AMD EPYC", "avx2", 2), "/proc/meminfo": meminfo(2**24, 2**23), **cpus([(0,), (1,)])}
+    hardware = read_hardware(plant({**tree, **groups}, affinity=frozenset({0, 1})), thorough=False)
+    decisions = decide(hardware)
+    assert (hardware.physical_cores, hardware.cpu_quota, hardware.usable_cores) == (2, 1.0, 1.0)
+    assert decisions.threads.value == 1
+    assert "a quota allows one core" in decisions.threads.reason
+    assert decisions.affinity.value is None
+    assert decide(read_hardware(plant(tree, affinity=frozenset({0, 1})), thorough=False)).threads.value == 2
 
 
 @st.composite

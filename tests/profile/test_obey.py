@@ -52,6 +52,12 @@ def refuse() -> DeviceConfig:
     raise AssertionError("nothing is decided anew on the same machine")
 
 
+def test_of_what_an_encoder_has_no_use_for_nothing_is_said() -> None:
+    encoder = ModelNeeds("embedder", 10**6, 0, 512)
+    (line,) = obeyed(written(machine()), machine(free=1), refuse, encoder).remarks
+    assert line == "device config of 2026-11-21: 8 threads"
+
+
 def test_an_unchanged_machine_obeys_all_and_says_so_in_a_line() -> None:
     config = written(machine(), slots=CountDecision(value=5, reason="mine"))
     found = obeyed(config, machine(), refuse, NEEDS)

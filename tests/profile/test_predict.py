@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiasst.artifacts.device import BandwidthPoint, Cache, Costs, MatmulPoint
+from aiasst.artifacts.device import BandwidthPoint, Cache, Costs, MatmulPoint, OverheadPoint
 from aiasst.errors import ArtifactError
 from aiasst.profile import library
 from aiasst.profile.advise import known_models
 from aiasst.profile.graphics import predict_on_card
 from aiasst.profile.library import DeviceDescription, GraphicsCard
 from aiasst.profile.offers import Offer, offers
-from aiasst.profile.predict import Prediction, Workload, predict, resident_bytes
+from aiasst.profile.predict import Prediction, Workload, beyond_the_parts, predict, resident_bytes
 from aiasst.profile.ranges import Range, total
 from aiasst.profile.shapes import ModelShape
 from aiasst.profile.speeds import Speeds, described, measured
@@ -212,6 +212,39 @@ def test_a_model_that_stays_in_the_cache_is_not_slower_for_it() -> None:
     assert without is not None
     assert within is not None
     assert within.decode_rate(1).value > without.decode_rate(1).value
+
+
+def with_layers(found: Costs, one: float, eight: float) -> Costs:
+    """Whole layers that took so many microseconds, wherever their weights were."""
+    points = [
+        OverheadPoint(kind="layer", rows=rows, vocabulary=0, threads=2, microseconds=us, noise=0, cached=cached)
+        for rows, us in ((1, one), (8, eight))
+        for cached in (False, True)
+    ]
+    return found.model_copy(update={"overheads": tuple(points)})
+
+
+def test_what_whole_layers_take_beyond_their_parts_is_made_up_for() -> None:
+    speeds = measured(machine(cores=2), with_layers(costs(), 100.0, 300.0))
+    parts = {
+        rows: -beyond_the_parts(measured(machine(cores=2), with_layers(costs(), 0, 0)), rows, 1.0, cached=False)
+        for rows in (1, 8)
+    }
+    for rows, whole in ((1, 100e-6), (8, 300e-6)):
+        assert beyond_the_parts(speeds, rows, 1.0, cached=False) == pytest.approx(whole - parts[rows])
+    plain, whole_layers = (on_measured(s) for s in (measured(machine(cores=2), costs()), speeds))
+    assert plain is not None
+    assert whole_layers is not None
+    for rows, seconds in plain.steps:
+        more = dict(whole_layers.steps)[rows].value - seconds.value
+        assert more == pytest.approx(LLAMA.layers * ({1: 100e-6, 8: 300e-6}[rows] - parts[rows]))
+
+
+def test_parts_that_were_measured_too_slow_are_corrected_in_proportion() -> None:
+    speeds = measured(machine(cores=2), with_layers(costs(), 1.0, 1.0))
+    large, small = (beyond_the_parts(speeds, 1, layer, cached=False) for layer in (1.0, 1e-6))
+    assert large < small < 0
+    assert beyond_the_parts(measured(machine(cores=2), costs()), 1, 1.0, cached=False) == 0
 
 
 def test_a_format_that_was_not_measured_is_not_predicted() -> None:
