@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := demo
+# Processes that run the tests; a file stays in one of them, with its fixtures.
+WORKERS ?= 2
 
 .PHONY: help demo test check fix bench story proto wheel clean
 help:
@@ -39,7 +41,7 @@ demo: $(VENV)/.installed
 	@echo "--- Next:  $(BIN)/aiasst chat $(DEMO)/story-int4      answers of step 4: $(DEMO)/answers.jsonl"
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
