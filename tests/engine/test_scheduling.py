@@ -29,10 +29,10 @@ def test_ragged_answers_need_no_batch_to_wait_for(scheduling: ModuleType, seed: 
 
 
 def test_deadlines_hold_at_ninety_percent_of_what_saturates_static_batches(scheduling: ModuleType) -> None:
-    # Seeds 1 to 5 with 1,000 requests each: 0.4% to 0.9% missed; beyond that load it grows (1.6% at 100%, 5% at 120%).
-    jobs = scheduling.ragged(400, seed=3)
+    # Five seeds of so many: 0.4% to 0.9% missed (of fewer it is chance); at 100% of that load 1.6%, at 120% five.
+    jobs = scheduling.ragged(1000, seed=1)
     rate = 0.9 * scheduling.saturation(scheduling.static(jobs), jobs)
-    outcome = scheduling.under_load(jobs, rate, seed=4)
+    outcome = scheduling.under_load(jobs, rate, seed=100)
     assert outcome.missed <= 0.017 * len(jobs)
 
 
