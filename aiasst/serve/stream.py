@@ -29,6 +29,7 @@ from aiasst.serve.rest.common import caller_of
 from aiasst.serve.rest.errors import body_of
 from aiasst.serve.service import Caller, Service
 from aiasst.serve.settings import Limits
+from aiasst.serve.watch import Unwatched, Watch
 
 MOST_AT_ONCE = 32
 """Requests of one socket under way at once."""
@@ -55,13 +56,17 @@ class Gate(Protocol):
         """Count one request. Raises Refusal."""
 
 
-def router(service: Service, limits: Limits = Limits()) -> APIRouter:  # noqa: B008 - frozen
-    """The route /v1/stream."""
+def router(
+    service: Service,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    watch: Watch = Unwatched(),  # noqa: B008 - has no state
+) -> APIRouter:
+    """The route /v1/stream; `watch` is told of refusals that do not reach the service."""
     routes = APIRouter()
 
     @routes.websocket("/v1/stream")
     async def stream(websocket: WebSocket) -> None:
-        await _Socket(websocket, service, limits).run()
+        await _Socket(websocket, service, limits, watch).run()
 
     return routes
 
@@ -90,9 +95,10 @@ class _Running:
 class _Socket:
     """One socket: a reader, and a task for each request under way."""
 
-    def __init__(self, websocket: WebSocket, service: Service, limits: Limits) -> None:
+    def __init__(self, websocket: WebSocket, service: Service, limits: Limits, watch: Watch) -> None:
         self._websocket = websocket
         self._service = service
+        self._watch = watch
         self._most_bytes = limits.most_body_bytes
         self._requests: dict[RequestId, _Running] = {}
         self._wrong = 0
@@ -178,7 +184,11 @@ class _Socket:
         gate: Gate | None = self._websocket.scope.get("state", {}).get("gate")
         self._asked += 1
         if gate is not None and self._asked > 1:
-            gate.admit(caller, "" if self._websocket.client is None else self._websocket.client.host)
+            try:
+                gate.admit(caller, "" if self._websocket.client is None else self._websocket.client.host)
+            except Refusal as refusal:
+                self._watch.refused("", caller.name, refusal.reason)
+                raise
         return caller
 
     def _cancel(self, message: dict[str, Any]) -> None:

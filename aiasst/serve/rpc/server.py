@@ -16,9 +16,10 @@ from aiasst.serve.refusals import Refusal
 from aiasst.serve.rpc import aiasst_pb2
 from aiasst.serve.rpc.health import Health
 from aiasst.serve.rpc.servicer import Assistant
-from aiasst.serve.rpc.statuses import Authorize, abort, answering, caller_of
+from aiasst.serve.rpc.statuses import Authorize, Door, abort, answering
 from aiasst.serve.service import Service
 from aiasst.serve.settings import Limits, ServeSettings, Tls
+from aiasst.serve.watch import Watch
 
 _ASSISTANT = aiasst_pb2.DESCRIPTOR.services_by_name["Assistant"]
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
@@ -41,7 +42,7 @@ class RpcServer:
         """Where it listens."""
 
     @classmethod
-    async def start(cls, settings: ServeSettings, service: Service, authorize: Authorize) -> RpcServer:
+    async def start(cls, settings: ServeSettings, service: Service, authorize: Authorize, watch: Watch) -> RpcServer:
         """See `rpc.start`."""
         if settings.grpc_port is None:
             raise ValueError("the settings have no gRPC port")
@@ -50,11 +51,12 @@ class RpcServer:
             options=_options(settings.limits), maximum_concurrent_rpcs=settings.limits.most_connections
         )
         health = Health(service, ("", _ASSISTANT.full_name))
-        assistant = Assistant(service, authorize)
+        door = Door(authorize, watch)
+        assistant = Assistant(service, door)
         server.add_generic_rpc_handlers(
-            (_handler(_ASSISTANT, assistant, aiasst_pb2), _handler(_HEALTH, health, health_pb2))
+            (_handler(_ASSISTANT, assistant, aiasst_pb2, log=True), _handler(_HEALTH, health, health_pb2, log=False))
         )
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(authorize), server)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(door), server)
         port = _bind(server, settings.host, settings.grpc_port, credentials)
         await server.start()
         return cls(server, health, port)
@@ -65,12 +67,13 @@ class RpcServer:
         await self._server.stop(grace)
 
 
-def _handler(service: ServiceDescriptor, calls: object, messages: ModuleType) -> grpc.GenericRpcHandler:
+def _handler(service: ServiceDescriptor, calls: object, messages: ModuleType, *, log: bool) -> grpc.GenericRpcHandler:
     """The calls of a service, which `calls` has by their names, each with the types that the interface gives it."""
     handlers = {}
     for method in service.methods:
         kind = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
-        call = answering(getattr(calls, method.name), getattr(messages, method.input_type.name))
+        read = getattr(messages, method.input_type.name)
+        call = answering(getattr(calls, method.name), read, f"/{service.full_name}/{method.name}", log=log)
         written = getattr(messages, method.output_type.name).SerializeToString
         handlers[method.name] = kind(call, response_serializer=written)
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
@@ -79,9 +82,9 @@ def _handler(service: ServiceDescriptor, calls: object, messages: ModuleType) ->
 class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # the package ships no types
     """What the interface is, told to who may ask."""
 
-    def __init__(self, authorize: Authorize) -> None:
+    def __init__(self, door: Door) -> None:
         super().__init__(_SERVICES)
-        self._authorize = authorize
+        self._door = door
 
     async def ServerReflectionInfo(
         self,
@@ -90,7 +93,7 @@ class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # t
     ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
         """Answers to questions about services, files and symbols."""
         try:
-            caller_of(context, self._authorize)
+            self._door.caller_of(context)
         except Refusal as refusal:
             await abort(context, refusal)
         async for response in super().ServerReflectionInfo(request_iterator, context):
