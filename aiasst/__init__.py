@@ -1,7 +1,7 @@
 """aiasst takes a checkpoint and a machine and gives back the fastest assistant this machine can run without getting dumber.
 
 checkpoint ──convert──▶ model folder (ONNX fp32) ──quantize──▶ model folder (int2/4/8, w8a8, fp16) ─┐
-                                                      ▲                                             ├─▶ run · chat
+                                                      ▲                                             ├─▶ run · chat · serve
 this machine ──profile──▶ device.json ────────────────┴─────────────────────────────────────────────┘
 
 >>> from aiasst import QuantConfig, convert, load, profile, quantize
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from aiasst.profile import profile
     from aiasst.quantize import QuantConfig, quantize
     from aiasst.run import load
+    from aiasst.serve import serve
 
-__all__ = ["ModelFolder", "QuantConfig", "__version__", "convert", "load", "profile", "quantize"]
+__all__ = ["ModelFolder", "QuantConfig", "__version__", "convert", "load", "profile", "quantize", "serve"]
 
 # Name → module; imported on first use, so that `import aiasst` and `aiasst --help` cost nothing.
 _LAZY = {
@@ -35,10 +36,11 @@ _LAZY = {
     "load": "aiasst.run",
     "profile": "aiasst.profile",
     "quantize": "aiasst.quantize",
+    "serve": "aiasst.serve",
 }
 
 
-_STAGES = frozenset({"convert", "profile", "quantize"})
+_STAGES = frozenset({"convert", "profile", "quantize", "serve"})
 
 
 class _Stage(ModuleType):

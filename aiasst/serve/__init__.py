@@ -11,7 +11,8 @@ admission.py  how many may wait and run, and what is said to the others
 rest/         OpenAI's REST as existing clients speak it
 query.py      the compact form {"query", "context", "params"}; stream.py: WebSocket; rpc/: gRPC
 guard/        keys, rate limits, sizes, slow clients, headers, TLS
-metrics.py    figures for Prometheus; logs.py: structured logs; health.py: live and ready
+metrics.py    what happened, counted (tallies.py), for Prometheus (exposition.py) and as live numbers (status.py); host.py: sensors
+logs.py       a log that holds nobody up; request_log.py: one line a request; health.py: live and ready
 forward.py    what would wait here goes to a peer
 page/         the chat page and the dashboard
 app.py        all of it as one application; server.py: on its sockets, until a signal

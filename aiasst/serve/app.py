@@ -72,9 +72,9 @@ def application(hub: Hub, counted: Metrics, settings: ServeSettings, gate: Gate)
     )
     errors.install(app)
     for router in routers(service_of(hub, settings), counted, settings, hub.watch):
-        app.include_router(router)
+        app.include_router(router, responses=errors.ERRORS)
     inner = Forward(app, hub, settings.peers) if settings.peers else app
-    return RequestLog(Guard(inner, settings, hub.watch, gate=gate))
+    return RequestLog(Guard(inner, settings, hub.watch, gate=gate), counted)
 
 
 def service_of(hub: Hub, settings: ServeSettings) -> Service:

@@ -69,6 +69,7 @@ class _Model:
     ceiling: int = 0
     state: State = "unloaded"
     problem: str = ""
+    remedy: str = ""
     failed_at: float = 0.0
     asked_at: float = 0.0
     worker: TextWorker | None = None
@@ -137,6 +138,8 @@ class Hub:
         self._memory = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         self._stopping: Refusal | None = None
+        self._over = False
+        """Whether nothing is loaded any more."""
 
     def _prepared(self, model: Served, config: DeviceConfig | None) -> _Model:
         obeyed = config_for(model.folder, config)
@@ -154,8 +157,10 @@ class Hub:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Lines on which device config is obeyed, each once."""
-        return tuple(dict.fromkeys(remark for model in self._models.values() for remark in model.remarks))
+        """Lines on which device config is obeyed, and which model can never be loaded, each once."""
+        said = [remark for model in self._models.values() for remark in model.remarks]
+        never = [model for model in self._models.values() if model.needs.least > self.memory_bytes]
+        return tuple(dict.fromkeys([*said, *(f"{self._too_large(model)}: it cannot be loaded" for model in never)]))
 
     @property
     def machine(self) -> str:
@@ -186,7 +191,7 @@ class Hub:
 
     def let_go(self) -> None:
         """End all requests and threads, and wait for nothing."""
-        self._stopping = self._stopping or _STOPPING
+        self._stopping, self._over = _STOPPING, True
         if self._looking is not None:
             self._looking.cancel()
         for model in self._models.values():
@@ -347,6 +352,8 @@ class Hub:
             Refusal: "model_unavailable".
         """
         while entry.state != "ready":
+            if self._over:
+                raise _STOPPING
             if entry.state == "failed" and self._clock() - entry.failed_at < RETRY_SECONDS:
                 self._refuse_failed(entry)
             if entry.loading is None:
@@ -392,6 +399,7 @@ class Hub:
     def _fail(self, entry: _Model, failure: BaseException | None) -> None:
         """Whatever was loaded is let go of; the next request after a while tries again."""
         entry.problem = "an internal error" if failure is None else in_words(failure)
+        entry.remedy = failure.hint if isinstance(failure, AiasstError) else "see the log"
         entry.state, entry.failed_at = "failed", self._clock()
         entry.worker = entry.embedder = None
         entry.held = 0
@@ -402,7 +410,7 @@ class Hub:
         raise Refusal(
             "model_unavailable",
             f"the model {entry.name} cannot be used: {entry.problem}",
-            "mend what it says, then ask again",
+            entry.remedy,
             retry_after=left,
         )
 
@@ -425,8 +433,7 @@ class Hub:
         if entry.needs.least > self.memory_bytes:
             raise Refusal(
                 "model_unavailable",
-                f"the model {entry.name} needs {human_bytes(entry.needs.least)}, all models together may take "
-                f"{human_bytes(self.memory_bytes)}",
+                self._too_large(entry),
                 "allow more with --memory, or take a smaller format",
             )
         patience = self._clock() + MEMORY_PATIENCE
@@ -444,6 +451,10 @@ class Hub:
         for model in chosen:
             _log.info("model %s is unloaded to make room for %s", model.name, entry.name)
             await self._unload(model)
+
+    def _too_large(self, entry: _Model) -> str:
+        least, together = human_bytes(entry.needs.least), human_bytes(self.memory_bytes)
+        return f"the model {entry.name} needs {least}, all models together may take {together}"
 
     def _to_unload(self, entry: _Model) -> list[_Model] | None:
         others = [model for model in self._models.values() if model is not entry and model.held]

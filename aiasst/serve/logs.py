@@ -34,6 +34,8 @@ LOGGERS = ("aiasst", "uvicorn", "py.warnings")
 """Whose lines are ours to write."""
 FIELDS = "fields"
 """The attribute of a record that has more than its message: `log.info("…", extra={FIELDS: {…}})`."""
+SAID = "said"
+"""The attribute that names the fields which the message has too: lines for people leave them out."""
 
 
 class JsonLines(logging.Formatter):
@@ -58,7 +60,8 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
-        told = " ".join(f"{name}={_plain(value)}" for name, value in _fields(record).items())
+        said = getattr(record, SAID, ())
+        told = " ".join(f"{name}={_plain(value)}" for name, value in _fields(record).items() if name not in said)
         line = f"{_time(record)} {record.levelname.lower():7} {_one_line(record.getMessage())}"
         line = f"{line}  {told}" if told else line
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -22,6 +22,7 @@ from aiasst.engine.text import TextEvent
 from aiasst.serve.forms import AnswerFields, Asked, AskFields, ParamsFields, PieceFields, answer, asked, says_something
 from aiasst.serve.refusals import Refusal
 from aiasst.serve.rest.answering import refuse_nothing
+from aiasst.serve.rest.bodies import JsonRoute
 from aiasst.serve.rest.common import caller_of, named
 from aiasst.serve.rest.errors import ERRORS, body_of
 from aiasst.serve.rest.sse import STREAM, ClientGoneError, EventStream, event, nobody_there, until_gone
@@ -42,7 +43,7 @@ class QueryFields(Document):
 
 def router(service: Service) -> APIRouter:
     """The route /v1/query."""
-    made = APIRouter(tags=["query"], responses=ERRORS)
+    made = APIRouter(tags=["query"], responses=ERRORS, route_class=JsonRoute)
 
     @made.post(
         "/v1/query",

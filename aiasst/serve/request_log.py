@@ -11,12 +11,12 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from aiasst.engine.requests import Finished, Sampling
 from aiasst.engine.text import TextEvent, TextRequest, Usage
-from aiasst.serve.logs import FIELDS
+from aiasst.serve.logs import FIELDS, SAID
 from aiasst.serve.refusals import Reason
 from aiasst.serve.service import Caller, ModelState, Service, Vectors
 from aiasst.serve.watch import Watch
@@ -63,10 +63,12 @@ class Line:
     seconds: float | None = None
     prompt: str | None = None
     answer: str | None = None
+    untold: bool = field(default=False, repr=False)
+    """No watch knows yet that it was refused."""
 
     def told(self) -> dict[str, Any]:
         """What is known, by its name; seconds to the tenth of a millisecond."""
-        known = ((each.name, getattr(self, each.name)) for each in fields(self))
+        known = ((each.name, getattr(self, each.name)) for each in fields(self) if each.name != "untold")
         return {
             name: round(value, 4) if isinstance(value, float) else value for name, value in known if value is not None
         }
@@ -86,6 +88,13 @@ class Line:
 _line: ContextVar[Line | None] = ContextVar("line", default=None)
 
 
+def note_refusal(reason: Reason, caller: str) -> None:
+    """For protocols that refuse a request before the service was asked: told at its end, unless somebody has told of it already."""
+    line = _line.get()
+    if line is not None and line.refused is None:
+        line.refused, line.caller, line.untold = reason, caller or line.caller, True
+
+
 @contextmanager
 def logged(method: str, path: str) -> Iterator[Line]:
     """A request while it goes on; its line is written at the end, however that comes. For protocols that are no ASGI too."""
@@ -103,7 +112,8 @@ def logged(method: str, path: str) -> Iterator[Line]:
         level = logging.ERROR if failed or line.status in BROKEN else logging.INFO
         if level == logging.INFO and line.path in QUIET:
             level = logging.DEBUG
-        _log.log(level, "%s %s %s", line.method, line.path, line.status or "-", extra={FIELDS: line.told()})
+        told = {FIELDS: line.told(), SAID: ("method", "path", "status")}
+        _log.log(level, "%s %s %s", line.method, line.path, line.status or "-", extra=told)
 
 
 class RequestLog:
@@ -112,9 +122,9 @@ class RequestLog:
     The path is told without its query, where some clients put keys.
     """
 
-    def __init__(self, app: App) -> None:
-        """`app` is the whole service, what guards it included."""
-        self._app = app
+    def __init__(self, app: App, watch: Watch) -> None:
+        """`app` is the whole service, what guards it included; `watch` is told of refusals that nobody else tells."""
+        self._app, self._watch = app, watch
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's scope."""
@@ -128,6 +138,8 @@ class RequestLog:
                 await send(message)
 
             await self._app(scope, receive, sent)
+            if line.untold and line.refused is not None:
+                self._watch.refused(line.model or "", line.caller or "", line.refused)
 
 
 class LoggedWatch:

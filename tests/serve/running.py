@@ -62,7 +62,9 @@ class Running:
 
 
 @contextmanager
-def running(*folders: Path, settings: ServeSettings | None = None, names: tuple[str, ...] = (), **of_hub: Any) -> Iterator[Running]:
+def running(
+    *folders: Path, settings: ServeSettings | None = None, names: tuple[str, ...] = (), **of_hub: Any
+) -> Iterator[Running]:
     """Serve `folders` (called `names`, or after themselves) as long as the block runs."""
     settings = settings or ServeSettings(port=0, page=False)
     called = names or tuple(folder.name for folder in folders)

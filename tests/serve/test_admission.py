@@ -131,7 +131,9 @@ async def _brief(line: Line) -> None:
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.tuples(st.integers(-10, 10), st.sampled_from(["stay", "leave", "late"]), st.integers(0, 3)), max_size=25),
+    st.lists(
+        st.tuples(st.integers(-10, 10), st.sampled_from(["stay", "leave", "late"]), st.integers(0, 3)), max_size=25
+    ),
     st.integers(1, 4),
     st.integers(0, 6),
 )

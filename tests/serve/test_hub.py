@@ -172,8 +172,9 @@ def test_models_that_do_not_fit_together_take_turns(story: Path, tmp_path: Path)
             held = sum(model.held for model in made._models.values())
             assert 0 < held <= made.memory_bytes
         async with hub(story, memory_bytes=least // 2, config=config) as made:
-            with pytest.raises(Refusal, match="--memory") as refused:
+            with pytest.raises(Refusal, match="all models together may take") as refused:
                 await answer(made)
+            assert "--memory" in refused.value.hint
             assert refused.value.reason == "model_unavailable"
 
     run(work())
@@ -268,9 +269,10 @@ def test_names_are_needed_and_known(story: Path) -> None:
 
     async def work() -> None:
         async with hub(story) as made:
-            with pytest.raises(Refusal, match=story.name) as refused:
+            with pytest.raises(Refusal, match="no model") as refused:
                 made.model("gpt")
             assert (refused.value.reason, refused.value.parameter) == ("not_found", "model")
+            assert story.name in refused.value.hint
             assert made.defaults("").temperature > 0
 
     run(work())

@@ -13,7 +13,10 @@ from fastapi.testclient import TestClient
 from aiasst.engine.requests import Sampling
 from aiasst.engine.text import TextRequest, Usage
 from aiasst.serve.logs import Logs
+from aiasst.serve.metrics import Metrics
+from aiasst.serve.refusals import Refusal
 from aiasst.serve.request_log import LoggedWatch, PromptLog, RequestLog, logged
+from aiasst.serve.rest import errors
 from aiasst.serve.service import Caller
 from aiasst.serve.settings import LogSettings
 from tests.serve.states import StatedService, metrics_of
@@ -21,9 +24,10 @@ from tests.serve.states import StatedService, metrics_of
 SECRET_TEXT = "the king has donkey ears"
 
 
-def application(service: StatedService, *, prompts: bool = False) -> tuple[RequestLog, LoggedWatch]:
+def application(service: StatedService, *, prompts: bool = False) -> tuple[RequestLog, Metrics]:
     """Routes that do what protocols do: ask the service, tell the watch, stream."""
-    app, watch = FastAPI(), LoggedWatch(metrics_of(service, "ann"))
+    app, metrics = FastAPI(), metrics_of(service, "ann")
+    watch = LoggedWatch(metrics)
     asked = PromptLog(service) if prompts else service
 
     async def answer() -> AsyncIterator[str]:
@@ -45,6 +49,15 @@ def application(service: StatedService, *, prompts: bool = False) -> tuple[Reque
         watch.refused("talker", "ann", "queue_full")
         return StreamingResponse(iter(["later"]), status_code=429)
 
+    @app.post("/unknown")
+    async def unknown() -> None:
+        raise Refusal("not_found", "there is no such model", parameter="model")
+
+    @app.post("/told")
+    async def told() -> None:
+        watch.refused("talker", "ann", "queue_full")
+        raise Refusal("queue_full", "later")
+
     @app.get("/broken")
     async def broken() -> None:
         raise RuntimeError("a mistake of ours")
@@ -62,7 +75,8 @@ def application(service: StatedService, *, prompts: bool = False) -> tuple[Reque
                 await socket.send_text(piece)
         await socket.close(1000)
 
-    return RequestLog(app), watch
+    errors.install(app)
+    return RequestLog(app, metrics), metrics
 
 
 def lines_of(file: Path) -> list[dict[str, Any]]:
@@ -99,6 +113,20 @@ def test_a_refusal_has_its_reason(tmp_path: Path) -> None:
         TestClient(app).post("/refused")
     (line,) = lines_of(file)
     assert line["status"] == 429 and line["refused"] == "queue_full" and line["level"] == "info"
+
+
+def test_what_a_protocol_refuses_itself_is_counted_once_and_so_is_what_the_service_refuses(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    app, metrics = application(StatedService())
+    with Logs(LogSettings(format="json", file=file)):
+        client = TestClient(app)
+        assert client.post("/unknown").status_code == 404
+        assert client.post("/told").status_code == 429
+        client.get("/nowhere")
+    unknown, told, nowhere = lines_of(file)
+    assert unknown["refused"] == "not_found" and told["refused"] == "queue_full" and "refused" not in nowhere
+    assert "untold" not in unknown
+    assert metrics.refusals() == {"not_found": 1, "queue_full": 1}
 
 
 def test_what_broke_is_an_error_and_what_machines_ask_is_quiet(tmp_path: Path) -> None:

@@ -12,35 +12,36 @@ from aiasst.serve.guard import asgi
 from aiasst.serve.guard.rate import Standing
 from aiasst.serve.refusals import Reason, Refusal
 
-ERROR_TYPES: dict[Reason, str] = {
-    "unauthorized": "authentication_error",
-    "forbidden": "permission_error",
-    "not_found": "not_found_error",
-    "rate_limited": "rate_limit_error",
-    "queue_full": "rate_limit_error",
-    "overloaded": "rate_limit_error",
-    "stopping": "server_error",
-    "deadline": "server_error",
-    "model_unavailable": "server_error",
+ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    503: "server_error",
+    504: "server_error",
 }
-"""All others are "invalid_request_error"."""
+"""By status; all others are "invalid_request_error"."""
+ERROR_CODES: dict[Reason, str] = {"too_long": "context_length_exceeded", "unauthorized": "invalid_api_key"}
+"""Where OpenAI has a word of its own; else the reason itself is the code."""
 
 
 def error_body(refusal: Refusal) -> bytes:
     """The body of an answer that refuses."""
-    message = f"{refusal.message}. {refusal.hint}" if refusal.hint else refusal.message
     error = {
-        "message": message,
-        "type": ERROR_TYPES.get(refusal.reason, "invalid_request_error"),
+        "message": f"{refusal.message}; {refusal.hint}" if refusal.hint else refusal.message,
+        "type": ERROR_TYPES.get(refusal.status, "invalid_request_error"),
         "param": refusal.parameter,
-        "code": refusal.reason,
+        "code": ERROR_CODES.get(refusal.reason, refusal.reason),
     }
     return json.dumps({"error": error}, ensure_ascii=False).encode()
 
 
 def error_headers(refusal: Refusal, body: bytes) -> asgi.Headers:
     """The headers that belong to it."""
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+    ]
     if refusal.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(refusal.retry_after))))
     if refusal.reason == "unauthorized":

@@ -1,8 +1,8 @@
 """Connections that come slowly, take slowly, or are too many: what ASGI never sees. The one file of the guard that knows uvicorn.
 
 Uvicorn waits for ever for the head of a request that comes a byte at a time, and for a client that does not read its answer. Here
-the head has a time, and so has an answer of which nothing is taken; then the connection is ended. HTTP is parsed by h11, whose
-reading of the standard is strict.
+the head has a time, and so has an answer of which nothing is taken; then the connection is ended. HTTP is parsed by h11, which
+refuses what could be read in two ways.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class StuckWrites:
     """Ends a connection that takes nothing of what was written for some seconds."""
 
     def __init__(self, transport: asyncio.Transport, seconds: float) -> None:
-        """Any byte that the system does not take pauses writing, so that a stuck one is noticed also while closing."""
+        """Whatever the system does not take at once pauses writing, so that it is noticed also while the connection closes."""
         self._transport, self._seconds = transport, seconds
         self._timer: asyncio.TimerHandle | None = None
         self._left = 0
-        transport.set_write_buffer_limits(high=0)
+        transport.set_write_buffer_limits(high=1, low=0)
 
     def paused(self) -> None:
         """Something waits to be taken."""

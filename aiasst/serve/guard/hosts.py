@@ -63,7 +63,7 @@ class Hosts:
         name = parts[0]
         if not self._restricted or name in self._names or is_loopback(name):
             return
-        hint = f"ask by the service's own address, or start it with  --allowed-host {name}"
+        hint = f"ask by the service's own address, or start it with  --server-name {name}"
         raise Refusal("forbidden", f"this service is not called '{name}'", hint)
 
 

@@ -13,8 +13,11 @@ from aiasst.serve.settings import ServeSettings
 KEEP_ALIVE_SECONDS = 15
 
 
-def server_config(app: asgi.App, settings: ServeSettings) -> uvicorn.Config:
-    """The configuration under which `app` (a `Guard`) is served. Uvicorn configures no logs, and writes no log of accesses."""
+def server_config(app: asgi.App, settings: ServeSettings, *, last_seconds: int | None = None) -> uvicorn.Config:
+    """The configuration under which `app` (a `Guard`) is served. Uvicorn configures no logs, and writes no log of accesses.
+
+    `last_seconds`: for connections to end once the server stops; None: as long as they take.
+    """
     http, websocket = protocols(settings.limits)
     config = uvicorn.Config(
         app,
@@ -33,6 +36,8 @@ def server_config(app: asgi.App, settings: ServeSettings) -> uvicorn.Config:
         server_header=False,
         log_config=None,
         access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=last_seconds,
         ssl_certfile=None if settings.tls is None else settings.tls.certificate,
         ssl_keyfile=None if settings.tls is None else settings.tls.key,
         ssl_ciphers=tls.CIPHERS,

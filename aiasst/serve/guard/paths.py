@@ -9,7 +9,7 @@ from aiasst.serve.refusals import Refusal
 HEALTH = frozenset({"/health/live", "/health/ready"})
 """What orchestrators ask every few seconds: without a key, beyond every limit."""
 METRICS = "/metrics"
-PAGE = frozenset({"/", "/favicon.ico"})
+PAGE = frozenset({"/", "/dashboard", "/favicon.ico"})
 PAGE_FOLDER = "/page/"
 """The page's own files; what the page asks for needs a key like anything else."""
 TRICKS = re.compile(r"(?:^|/)\.{1,2}(?:/|$)|//|\\|[\x00-\x1f\x7f]")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 from collections.abc import Callable
 
@@ -39,7 +38,7 @@ def key_of_subprotocols(offered: list[str]) -> str | None:
         return None
     try:
         return base64.b64decode(coded + "=" * (-len(coded) % 4), altchars=b"-_", validate=True).decode("utf-8")
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise Refusal("unauthorized", f"what follows {KEY_SUBPROTOCOL} is not a key in base64url") from error
 
 

@@ -16,6 +16,7 @@ from aiasst.engine.text import TextEvent, TextRequest, Usage
 from aiasst.serve.refusals import Refusal
 from aiasst.serve.rest.answering import Numbered, Whole, answers, refuse_nothing, used, whole_answers
 from aiasst.serve.rest.asked import constraint_of, sampling_of, several, stops_of
+from aiasst.serve.rest.bodies import JsonRoute
 from aiasst.serve.rest.common import FINISH_REASONS, UsageFields, caller_of, named, now, usage_of
 from aiasst.serve.rest.errors import body_of
 from aiasst.serve.rest.fields import ResponseFormat, SamplingFields, refuse_unsupported
@@ -139,7 +140,7 @@ class Asked:
 
 def router(service: Service) -> APIRouter:
     """The route."""
-    made = APIRouter(tags=["chat"])
+    made = APIRouter(tags=["chat"], route_class=JsonRoute)
 
     @made.post("/chat/completions", response_model=ChatCompletion, responses=STREAM, summary="Answer messages")
     async def create(fields: ChatFields, request: Request) -> Response:

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from aiasst.serve.refusals import Refusal
+from aiasst.serve.rest.bodies import JsonRoute
 from aiasst.serve.rest.common import caller_of, texts_or_ids
 from aiasst.serve.rest.fields import Strict
 from aiasst.serve.rest.sse import ClientGoneError, nobody_there, until_gone
@@ -63,7 +64,7 @@ class EmbeddingList(BaseModel):
 
 def router(service: Service) -> APIRouter:
     """The route."""
-    made = APIRouter(tags=["embeddings"])
+    made = APIRouter(tags=["embeddings"], route_class=JsonRoute)
 
     @made.post("/embeddings", response_model=EmbeddingList, summary="Turn texts into vectors")
     async def create(fields: EmbeddingFields, request: Request) -> Response:

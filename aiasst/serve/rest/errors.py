@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from aiasst.serve.refusals import Reason, Refusal
+from aiasst.serve.request_log import note_refusal
+from aiasst.serve.service import Caller
 
 _TYPES = {
     401: "authentication_error",
@@ -76,11 +78,12 @@ def answer_to(refusal: Refusal) -> JSONResponse:
 def install(app: FastAPI) -> None:
     """Let `app` answer in this form whatever goes wrong."""
 
-    async def refused(_: Request, refusal: Refusal) -> JSONResponse:
+    async def refused(request: Request, refusal: Refusal) -> JSONResponse:
+        note_refusal(refusal.reason, getattr(request.state, "caller", Caller()).name)
         return answer_to(refusal)
 
-    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
-        return answer_to(refusal_of(error))
+    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        return await refused(request, refusal_of(error))
 
     async def unknown(_: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)

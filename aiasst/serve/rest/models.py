@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from aiasst.serve.service import ModelState, Service, State
+from aiasst.serve.service import Kind, ModelState, Service, State
 
 
 class ModelFields(BaseModel):
@@ -17,6 +17,7 @@ class ModelFields(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "aiasst"
+    kind: Kind
     task: str
     state: State
     problem: str | None = None
@@ -58,6 +59,7 @@ def _fields(model: ModelState) -> ModelFields:
     return ModelFields(
         id=model.name,
         created=model.created,
+        kind=model.kind,
         task=model.task,
         state=model.state,
         problem=model.problem or None,

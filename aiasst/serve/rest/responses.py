@@ -16,6 +16,7 @@ from aiasst.serve.refusals import Refusal
 from aiasst.serve.rest import messages
 from aiasst.serve.rest.answering import Numbered, Whole, answers, refuse_nothing, whole_answers
 from aiasst.serve.rest.asked import constraint_of, sampling_of, stops_of
+from aiasst.serve.rest.bodies import JsonRoute
 from aiasst.serve.rest.common import caller_of, named, now
 from aiasst.serve.rest.errors import body_of
 from aiasst.serve.rest.fields import ResponseFormat, SamplingFields, SchemaFields, Strict, refuse_unsupported
@@ -182,7 +183,7 @@ class _Asked:
 
 def router(service: Service) -> APIRouter:
     """The routes, with a memory of their own for what is stored."""
-    made, kept = APIRouter(tags=["responses"]), Kept()
+    made, kept = APIRouter(tags=["responses"], route_class=JsonRoute), Kept()
 
     @made.post("/responses", response_model=ResponseBody, responses=STREAM, summary="Answer, and remember")
     async def create(fields: ResponseFields, request: Request) -> Response:

@@ -19,7 +19,7 @@ DONE = b"data: [DONE]\n\n"
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; as server-sent events where `stream` is true",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {}},
     }
 }
 """For the OpenAPI document of a route that streams."""

@@ -52,9 +52,9 @@ def _app(service: Service) -> FastAPI:
 
     @app.middleware("http")
     async def careful(request: Request, go: Any) -> Response:
-        if service.key and request.url.path.startswith("/v1/"):
-            if request.headers.get("authorization") != f"Bearer {service.key}":
-                return _refused(401, "this service needs an API key")
+        wanted = f"Bearer {service.key}" if service.key and request.url.path.startswith("/v1/") else None
+        if wanted is not None and request.headers.get("authorization") != wanted:
+            return _refused(401, "this service needs an API key")
         response: Response = await go(request)
         response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
         return response
@@ -140,6 +140,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.set_page_load_timeout(60)
     yield browser
     browser.quit()
 

@@ -37,9 +37,7 @@ class Page:
         return self.browser.execute_script(script, selector)
 
     def button(self, label: str) -> Any:
-        return next(
-            one for one in reversed(self.browser.find_elements(By.CSS_SELECTOR, "button")) if one.text == label
-        )
+        return next(one for one in reversed(self.browser.find_elements(By.CSS_SELECTOR, "button")) if one.text == label)
 
     def type(self, text: str) -> None:
         self.find("#question").send_keys(text)
@@ -191,7 +189,7 @@ def test_a_model_without_a_template_goes_on_with_the_text(browser: Any, service:
     page = Page(browser, service)
     page.ask("Once upon")
     page.answered()
-    assert service.asked[0]["prompt"] == "Once upon"
+    assert (service.asked[0]["prompt"], service.asked[0]["max_tokens"]) == ("Once upon", 256)
     assert "messages" not in service.asked[0]
 
 
@@ -214,7 +212,9 @@ def test_narrow_screens_dark_and_light(browser: Any, service: Service) -> None:
     browser.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     )
-    service.answer = "`" + "x" * 300 + "`\n\n```\n" + "y " * 200 + "\n```\n\n| " + " | ".join("abcdefghij") + " |\n|" + "---|" * 10
+    service.answer = (
+        "`" + "x" * 300 + "`\n\n```\n" + "y " * 200 + "\n```\n\n| " + " | ".join("abcdefghij") + " |\n|" + "---|" * 10
+    )
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 320, "height": 640, "deviceScaleFactor": 1, "mobile": True}
     )
@@ -223,7 +223,9 @@ def test_narrow_screens_dark_and_light(browser: Any, service: Service) -> None:
         assert browser.execute_script("return document.documentElement.dataset.theme") == "dark"
         page.ask("hello " * 30)
         page.answered()
-        width = browser.execute_script("return Math.max(document.documentElement.scrollWidth, document.querySelector('#log').scrollWidth)")
+        width = browser.execute_script(
+            "return Math.max(...[document.documentElement, document.querySelector('#log')].map((one) => one.scrollWidth))"
+        )
         assert width <= 320
         page.find("#conversations-button").click()
         assert page.find("#new").is_displayed()
@@ -249,3 +251,54 @@ def test_the_service_gone_is_told_in_words(browser: Any, service: Service) -> No
         browser.execute_cdp_cmd("Network.emulateNetworkConditions", offline | {"offline": False})
     page.find("#notice .quiet").click()
     until(lambda: page.texts("article.assistant .body") == [service.answer])
+
+
+def quantiles(seconds: float | None) -> dict[str, Any]:
+    return {"count": 4, "mean": seconds, "p50": seconds, "p90": seconds, "p99": seconds}
+
+
+def status(**changed: Any) -> dict[str, Any]:
+    model = {
+        "name": "small", "kind": "text-generation", "task": "text-generation", "state": "ready", "problem": "",
+        "running": 3, "waiting": 1, "prompt_tokens_per_second": 200.0, "completion_tokens_per_second": 57.5,
+        "time_to_first_token": quantiles(0.4), "inter_token_latency": quantiles(None), "prefix_hit_ratio": 0.25,
+        "batch_rows": 2.5,
+        "cache": {"slots": 4, "capacity_tokens": 4096, "active_tokens": 1024, "bytes": 10**8, "prefix_bytes": 10**7},
+    }  # fmt: skip
+    host = {
+        "device": "a machine", "utilization": 0.5, "temperature_celsius": None, "power_watts": None,
+        "missing": ["no temperature: there is no sensor"], "resident_bytes": 6 * 10**8, "ceiling_bytes": 10**9,
+    }  # fmt: skip
+    told = {"version": "1", "ready": True, "accepting": True, "uptime_seconds": 600.0, "refusals": {"queue_full": 2}}
+    return told | {"models": [model], "host": host} | changed
+
+
+def test_the_dashboard_shows_what_the_service_tells(browser: Any, service: Service) -> None:
+    service.status = status()
+    browser.get(f"{service.url}/dashboard")
+    texts = "return [...document.querySelectorAll(arguments[0])].map((one) => one.innerText.replace(/\\s+/g, ' '))"
+    panels = until(
+        lambda: (
+            [text for text in browser.execute_script(texts, ".panel:not([hidden])") if "57.5" in text]
+            and browser.execute_script(texts, ".panel:not([hidden])")
+        )
+    )
+    shown = "\n".join(panels)
+    for words in (
+        "answers 57.5",
+        "median 400 ms",
+        "running 3",
+        "waiting 1",
+        "resident 600.0 MB",
+        "used 25 %",
+        "utilization 50 %",
+    ):
+        assert words in shown
+    assert "Temperature" not in shown, "what the machine does not tell is no zero"
+    inter_token = next(text for text in panels if text.startswith("Inter-token"))
+    assert "median –" in inter_token and "nothing yet" in inter_token
+    assert "queue full" in browser.execute_script(texts, "#refusals")[0]
+    service.status = status(accepting=False)
+    until(lambda: "Stopping" in browser.execute_script(texts, "#summary")[0])
+    browser.execute_script("document.querySelector('.panel details').open = true")
+    until(lambda: "57.5" in "".join(browser.execute_script(texts, ".panel details td")))

@@ -25,13 +25,19 @@ def test_pages_and_their_parts_are_served_and_remembered() -> None:
         for part in re.findall(r'(?:src|href)="(/page/[^"]+)"', answer.text):
             found = asked.get(part)
             assert found.status_code == 200
-            again = asked.get(part, headers={"If-None-Match": f'W/{found.headers["etag"]}'})
+            again = asked.get(part, headers={"If-None-Match": f"W/{found.headers['etag']}"})
             assert (again.status_code, again.content) == (304, b"")
 
 
 def test_nothing_else_is_served() -> None:
     asked = client()
-    for path in ("/page/absent.js", "/page/..%2f__init__.py", "/page/%2e%2e/__init__.py", "/page/__init__.py", "/page/"):
+    for path in (
+        "/page/absent.js",
+        "/page/..%2f__init__.py",
+        "/page/%2e%2e/__init__.py",
+        "/page/__init__.py",
+        "/page/",
+    ):
         assert asked.get(path).status_code == 404
 
 

@@ -110,9 +110,7 @@ def test_a_call_that_must_be_made_has_arguments_that_fit(client: openai.OpenAI) 
         "required": ["city"],
         "additionalProperties": False,
     }
-    tools = [
-        {"type": "function", "function": {"name": name, "parameters": parameters}} for name in ("weather", "time")
-    ]
+    tools = [{"type": "function", "function": {"name": name, "parameters": parameters}} for name in ("weather", "time")]
     asked = {"model": "tooled", "messages": MESSAGES, "tools": tools, "max_tokens": 60}
     made = client.chat.completions.create(**asked, tool_choice="required").choices[0]
     assert made.finish_reason == "tool_calls" and made.message.content is None

@@ -24,7 +24,11 @@ def tool(name: str) -> Tool:
     ("text", "before", "called"),
     [
         (f"<tool_call>\n{PARIS}\n</tool_call>", "", ["weather"]),
-        (f"Let me see.\n<tool_call>{PARIS}</tool_call>\n<tool_call>\n{ROME}</tool_call>", "Let me see.", ["weather", "time"]),
+        (
+            f"Let me see.\n<tool_call>{PARIS}</tool_call>\n<tool_call>\n{ROME}</tool_call>",
+            "Let me see.",
+            ["weather", "time"],
+        ),
         (f"<tool_call>{PARIS}", "", ["weather"]),
         (f"[TOOL_CALLS] [{PARIS}, {ROME}]", "", ["weather", "time"]),
         (f" [{PARIS}]", "", ["weather"]),
@@ -58,7 +62,23 @@ def test_all_else_is_text(text: str) -> None:
 
 
 PIECES = st.sampled_from(
-    ["Hello", " ", "\n", "<tool", "_call>", "<tool_call>", "</tool_call>", PARIS, ROME, "{", "[", "[TOOL_", "CALLS]", "<|", "a < b"]
+    [
+        "Hello",
+        " ",
+        "\n",
+        "<tool",
+        "_call>",
+        "<tool_call>",
+        "</tool_call>",
+        PARIS,
+        ROME,
+        "{",
+        "[",
+        "[TOOL_",
+        "CALLS]",
+        "<|",
+        "a < b",
+    ]
 )
 
 

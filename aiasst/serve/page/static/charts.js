@@ -10,17 +10,17 @@ const make = (name, attributes, ...children) => {
   return element;
 };
 
-/** The next of 1, 2, 5, 10, 20 … that is at least `value`. */
+/** The next round number that is at least `value`. */
 export function roundUp(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].find((step) => step * power >= value * 0.999999) * power;
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value * 0.999999) * power;
 }
 
 /** `series`: [{name, values: (number | null)[]}], all as long as `seconds` (of each value, 0 is now, negative before). */
-export function draw(chart, { title, series, seconds, format, span, limit = null }) {
+export function draw(chart, { title, series, seconds, format, span, limit = null, least = 0 }) {
   const known = series.flatMap((one) => one.values).filter((value) => value !== null);
-  const top = roundUp(Math.max(limit ?? 0, ...known) * (limit ? 1 : 1.05));
+  const top = roundUp(Math.max(limit ?? 0, least, ...known) * (limit ? 1 : 1.05));
   const x = (second) => LEFT + (WIDTH - LEFT - RIGHT) * (1 + second / span);
   const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
   const picture = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": title });

@@ -29,7 +29,9 @@ const model = () => models.find((one) => one.id === $("model").value);
 
 function tell(message, { hint = "", retry = null, seconds = null } = {}) {
   clearInterval(countdown);
-  notice.replaceChildren(make("p", {}, make("strong", {}, message), hint ? ` ${hint}` : ""));
+  const follow = atEnd();
+  const sentence = /[.!?]$/.test(message) ? message : `${message}.`;
+  notice.replaceChildren(make("p", {}, make("strong", {}, sentence), hint ? ` ${hint}` : ""));
   if (retry) {
     const again = make("button", { type: "button", class: "quiet", onclick: () => { hush(); retry(); } }, "Try again");
     if (seconds) {
@@ -47,6 +49,7 @@ function tell(message, { hint = "", retry = null, seconds = null } = {}) {
   }
   notice.append(make("button", { type: "button", class: "icon close", title: "Close", onclick: hush }, "×"));
   notice.hidden = false;
+  if (follow) log.scrollTop = log.scrollHeight;
 }
 function hush() { clearInterval(countdown); notice.hidden = true; }
 function fail(failure, retry) {
@@ -82,7 +85,7 @@ function showModel() {
 // ---------------------------------------------------------------- showing
 
 const STATS = (stats) => [
-  stats.tokensPerSecond && `${stats.tokensPerSecond.toFixed(1)} tokens/s`,
+  stats.tokensPerSecond && `${stats.tokensPerSecond.toFixed(stats.tokensPerSecond < 100 ? 1 : 0)} tokens/s`,
   stats.firstSeconds !== undefined && `first after ${stats.firstSeconds < 1 ? `${Math.round(stats.firstSeconds * 1000)} ms` : `${stats.firstSeconds.toFixed(1)} s`}`,
   stats.tokens && `${stats.tokens} tokens`,
   stats.finish === "length" && "cut at the limit of tokens",
@@ -108,7 +111,7 @@ function messageElement(message, index) {
 }
 function show() {
   if (conversation.messages.length) log.replaceChildren(...conversation.messages.map(messageElement));
-  else log.replaceChildren(make("div", { class: "empty" }, make("h1", {}, "What is on your mind?"), make("p", {}, "The answer is computed on this machine. Nothing leaves it.")));
+  else log.replaceChildren(make("div", { class: "empty" }, make("h2", {}, "What is on your mind?"), make("p", {}, "The answer is computed on this machine. Nothing leaves it.")));
   log.scrollTop = log.scrollHeight;
   showList();
 }
@@ -172,7 +175,7 @@ function body() {
   const said = conversation.messages;
   if (model().has_chat_template === false) {
     const text = said.map((message, index) => (index && message.role === "user" ? "\n" : "") + withFiles(message)).join("");
-    return ["/v1/completions", { ...wanted(), prompt: text }];
+    return ["/v1/completions", { max_tokens: 256, ...wanted(), prompt: text }]; // the protocol's own default is 16
   }
   const system = settings.get().system?.trim();
   const messages = said.map((message) => ({ role: message.role, content: withFiles(message) }));
@@ -226,8 +229,8 @@ async function answer() {
   answering = null;
   busy(false);
   if (conversation === mine) { keep(); show(); } else conversations.keep(mine);
-  if (failure) fail(failure, regenerate);
-  else say(message.content ? `Answer: ${message.content}` : "No answer.");
+  if (failure) { fail(failure, regenerate); return; }
+  say(message.content ? `Answer: ${message.content}` : "No answer.");
   loadModels();
 }
 function busy(now) {

@@ -20,12 +20,12 @@ const CHARTS = [
   ["Inter-token latency", "of the last minute", milliseconds, {
     median: (model) => ms(model.inter_token_latency.p50), "99th percentile": (model) => ms(model.inter_token_latency.p99) }],
   ["Requests", "answered now, and in line", number(0), { running: (model) => model.running, waiting: (model) => model.waiting }],
-  ["Memory", "of this process; the dashed line is its ceiling", bytes, {
+  ["Memory", "of this process; the dotted line is its ceiling", bytes, {
     resident: (_, host) => host.resident_bytes, "cache of this model": (model) => model.cache && model.cache.bytes + model.cache.prefix_bytes },
   (host) => host.ceiling_bytes],
   ["Cache", "tokens under way of those that have room; prompts found in the cache", share, {
     used: (model) => model.cache && model.cache.active_tokens / Math.max(1, model.cache.capacity_tokens), "found again": (model) => model.prefix_hit_ratio }],
-  ["Utilization", "0.3 CPU + 0.2 memory + 0.5 waiting for disks; the dashed line is where new work waits", share, {
+  ["Utilization", "0.3 CPU + 0.2 memory + 0.5 waiting for disks; new work waits above the dotted line", share, {
     utilization: (_, host) => host.utilization }, () => 0.85],
   ["Temperature", "of the processor", (value) => `${number(0)(value)} °C`, { temperature: (_, host) => host.temperature_celsius }],
   ["Power", "of the machine or its processor", (value) => `${number(1)(value)} W`, { power: (_, host) => host.power_watts }],
@@ -72,7 +72,7 @@ function show() {
     // What this machine does not tell is left out; an empty chart would say zero.
     panel.hidden = ["Temperature", "Power"].includes(title) && told.every((one) => one.values.every((value) => value === null));
     if (panel.hidden) continue;
-    draw(chart, { title: `${title}, the last five minutes`, series: told, seconds, format, span: SPAN, limit: known(limit?.(latest.host) ?? null) });
+    draw(chart, { title: `${title}, the last five minutes`, series: told, seconds, format, span: SPAN, limit: known(limit?.(latest.host) ?? null), least: title === "Requests" ? 3.8 : 0 });
     legend.replaceChildren(...told.map((one, index) => {
       const value = one.values.at(-1);
       const item = make("li", "", `key-${index}`);
@@ -97,9 +97,10 @@ function showWords(status) {
     status.ready ? (status.accepting ? "Ready." : "Stopping: no new requests.") : "Not ready.",
     `Running for ${hours < 1 ? `${Math.round(hours * 60)} min` : `${hours.toFixed(1)} h`} on ${status.host.device}, version ${status.version}.`,
     model.batch_rows ? `${model.batch_rows.toFixed(1)} answers a step on average.` : "",
-    status.host.missing.length ? `Not told here: ${status.host.missing.join("; ")}.` : "",
   ];
   $("summary").textContent = words.filter(Boolean).join(" ");
+  $("missing").hidden = !status.host.missing.length;
+  $("missing").querySelector("ul").replaceChildren(...status.host.missing.map((one) => make("li", one)));
   const rows = Object.entries(status.refusals).filter(([, count]) => count > 0).sort((a, b) => b[1] - a[1]);
   const list = make("dl");
   for (const [reason, count] of rows) list.append(make("dt", reason.replaceAll("_", " ")), make("dd", count.toLocaleString("en")));
