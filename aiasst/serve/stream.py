@@ -161,6 +161,7 @@ class _Socket:
 
     async def _refuse(self, request_id: RequestId | None, refusal: Refusal) -> None:
         await self._say({"id": request_id, "error": _error(refusal)})
+        self._watch.refused("", caller_of(self._websocket).name, refusal.reason)
         self._wrong += refusal.reason == "invalid"
         if self._wrong >= MOST_WRONG:
             raise _EndingError(_VIOLATION, "nothing but messages that are no requests")
@@ -184,11 +185,7 @@ class _Socket:
         gate: Gate | None = self._websocket.scope.get("state", {}).get("gate")
         self._asked += 1
         if gate is not None and self._asked > 1:
-            try:
-                gate.admit(caller, "" if self._websocket.client is None else self._websocket.client.host)
-            except Refusal as refusal:
-                self._watch.refused("", caller.name, refusal.reason)
-                raise
+            gate.admit(caller, "" if self._websocket.client is None else self._websocket.client.host)
         return caller
 
     def _cancel(self, message: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from aiasst.serve.refusals import Refusal
 from aiasst.serve.rpc import aiasst_pb2
 from aiasst.serve.rpc.health import Health
 from aiasst.serve.rpc.servicer import Assistant
-from aiasst.serve.rpc.statuses import Authorize, Door, abort, answering
+from aiasst.serve.rpc.statuses import Authorize, abort, answering, caller_of
 from aiasst.serve.service import Service
 from aiasst.serve.settings import Limits, ServeSettings, Tls
 from aiasst.serve.watch import Watch
@@ -51,12 +51,11 @@ class RpcServer:
             options=_options(settings.limits), maximum_concurrent_rpcs=settings.limits.most_connections
         )
         health = Health(service, ("", _ASSISTANT.full_name))
-        door = Door(authorize, watch)
-        assistant = Assistant(service, door)
+        assistant = Assistant(service, authorize)
         server.add_generic_rpc_handlers(
-            (_handler(_ASSISTANT, assistant, aiasst_pb2, log=True), _handler(_HEALTH, health, health_pb2, log=False))
+            (_handler(_ASSISTANT, assistant, aiasst_pb2, watch), _handler(_HEALTH, health, health_pb2, None))
         )
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(door), server)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(authorize), server)
         port = _bind(server, settings.host, settings.grpc_port, credentials)
         await server.start()
         return cls(server, health, port)
@@ -67,13 +66,15 @@ class RpcServer:
         await self._server.stop(grace)
 
 
-def _handler(service: ServiceDescriptor, calls: object, messages: ModuleType, *, log: bool) -> grpc.GenericRpcHandler:
+def _handler(
+    service: ServiceDescriptor, calls: object, messages: ModuleType, watch: Watch | None
+) -> grpc.GenericRpcHandler:
     """The calls of a service, which `calls` has by their names, each with the types that the interface gives it."""
     handlers = {}
     for method in service.methods:
         kind = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
         read = getattr(messages, method.input_type.name)
-        call = answering(getattr(calls, method.name), read, f"/{service.full_name}/{method.name}", log=log)
+        call = answering(getattr(calls, method.name), read, f"/{service.full_name}/{method.name}", watch)
         written = getattr(messages, method.output_type.name).SerializeToString
         handlers[method.name] = kind(call, response_serializer=written)
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
@@ -82,9 +83,9 @@ def _handler(service: ServiceDescriptor, calls: object, messages: ModuleType, *,
 class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # the package ships no types
     """What the interface is, told to who may ask."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, authorize: Authorize) -> None:
         super().__init__(_SERVICES)
-        self._door = door
+        self._authorize = authorize
 
     async def ServerReflectionInfo(
         self,
@@ -93,7 +94,7 @@ class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # t
     ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
         """Answers to questions about services, files and symbols."""
         try:
-            self._door.caller_of(context)
+            caller_of(context, self._authorize)
         except Refusal as refusal:
             await abort(context, refusal)
         async for response in super().ServerReflectionInfo(request_iterator, context):

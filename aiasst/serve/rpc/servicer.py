@@ -15,7 +15,7 @@ from aiasst.serve.forms import Asked, answer, asked, pieces
 from aiasst.serve.refusals import Refusal
 from aiasst.serve.rpc import aiasst_pb2 as pb
 from aiasst.serve.rpc.messages import asks_of, embedded_of, model_of, piece_of, response_of
-from aiasst.serve.rpc.statuses import Door
+from aiasst.serve.rpc.statuses import Authorize, caller_of
 from aiasst.serve.service import Caller, Service
 
 
@@ -32,9 +32,9 @@ class _Call:
 class Assistant:
     """The calls of `aiasst.v1.Assistant`, by their names; each may raise a Refusal."""
 
-    def __init__(self, service: Service, door: Door) -> None:
+    def __init__(self, service: Service, authorize: Authorize) -> None:
         self._service = service
-        self._door = door
+        self._authorize = authorize
 
     async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
         """Continue a prompt, or answer a chat."""
@@ -54,7 +54,7 @@ class Assistant:
 
     async def Embed(self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext) -> pb.EmbedResponse:
         """Texts to vectors."""
-        caller = self._door.caller_of(context)
+        caller = caller_of(context, self._authorize)
         model = self._service.model(request.model).name
         if not request.texts:
             raise Refusal("invalid", "there is no text", "give at least one", parameter="texts")
@@ -64,7 +64,7 @@ class Assistant:
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListModelsResponse:
         """All models and how they are."""
-        self._door.caller_of(context)
+        caller_of(context, self._authorize)
         return pb.ListModelsResponse(models=map(model_of, self._service.models()))
 
     async def _answer(
@@ -84,7 +84,7 @@ class Assistant:
 
     def _understood(self, request: pb.GenerateRequest | pb.QueryRequest, context: grpc.aio.ServicerContext) -> _Call:
         """Who asks what. Raises Refusal."""
-        caller = self._door.caller_of(context)
+        caller = caller_of(context, self._authorize)
         wanted = asked(self._service, asks_of(request), "call")
         left, own = context.time_remaining(), wanted.request.deadline_seconds
         if left is None or (own is not None and own < left):

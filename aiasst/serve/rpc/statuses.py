@@ -31,8 +31,7 @@ def answering(
     call: Callable[[_Request, grpc.aio.ServicerContext], Coroutine[Any, Any, _Response]],
     read: type[_Request],
     path: str,
-    *,
-    log: bool,
+    watch: Watch | None,
 ) -> Callable[[bytes, grpc.aio.ServicerContext], Coroutine[Any, Any, _Response]]:
     """The call, taking bytes of a message of the type `read`; it ends with the status of any Refusal that it raises.
 
@@ -40,18 +39,21 @@ def answering(
         call: which may raise a Refusal.
         read: what it is given.
         path: of the call, as gRPC names it.
-        log: whether every call is a line in the log.
+        watch: told of refusals; None: the call is no line in the log either.
     """
 
     async def answered(data: bytes, context: grpc.aio.ServicerContext) -> _Response:
-        with logged("GRPC", path) if log else nullcontext(Line("GRPC", path)) as line:
+        with logged("GRPC", path) if watch is not None else nullcontext(Line("GRPC", path)) as line:
             try:
                 response = await call(_read(data, read), context)
                 line.status = "OK"
                 return response
             except Refusal as refusal:
-                line.status, line.refused = GRPC_CODE[refusal.reason], refusal.reason
-                told = refusal
+                line.status = GRPC_CODE[refusal.reason]
+                # Where it comes from the service, the service has told of it.
+                if watch is not None and line.refused is None:
+                    watch.refused("", "", refusal.reason)
+                line.refused, told = refusal.reason, refusal
             except (asyncio.CancelledError, grpc.aio.InternalError):
                 # The second is a write that failed: the client has gone, and gRPC has not cancelled us yet.
                 line.status = "CANCELLED"
@@ -88,21 +90,10 @@ async def abort(context: grpc.aio.ServicerContext, refusal: Refusal) -> NoReturn
     raise AssertionError("abort returned")
 
 
-class Door:
-    """Who asks; refusals are counted."""
-
-    def __init__(self, authorize: Authorize, watch: Watch) -> None:
-        self._authorize = authorize
-        self._watch = watch
-
-    def caller_of(self, context: grpc.aio.ServicerContext) -> Caller:
-        """Who makes this call. Raises Refusal."""
-        given = (value for key, value in context.invocation_metadata() or () if key == "authorization")
-        try:
-            return self._authorize(next(given, None), address_of(context.peer()))
-        except Refusal as refusal:
-            self._watch.refused("", "", refusal.reason)
-            raise
+def caller_of(context: grpc.aio.ServicerContext, authorize: Authorize) -> Caller:
+    """Who makes this call. Raises Refusal."""
+    given = (value for key, value in context.invocation_metadata() or () if key == "authorization")
+    return authorize(next(given, None), address_of(context.peer()))
 
 
 def address_of(peer: str) -> str:

@@ -347,7 +347,7 @@ def test_every_call_is_a_line_in_the_log_and_what_it_refuses_is_counted(
         ("INFO", f"{path} RESOURCE_EXHAUSTED"),
         ("ERROR", f"{path} INTERNAL"),
     ]
-    assert counted == [("", "", "unauthorized")]
+    assert counted == [("", "", "unauthorized"), ("", "", "queue_full")]
     assert "a secret" in caplog.text
 
 
@@ -487,7 +487,7 @@ def test_whatever_bytes_come_they_are_answered(data: bytes, method: str) -> None
         assert isinstance(message, kind)
         return message
 
-    answered = answering(call, kind, f"/aiasst.v1.Assistant/{method}", log=True)
+    answered = answering(call, kind, f"/aiasst.v1.Assistant/{method}", None)
     try:
         assert isinstance(asyncio.run(answered(data, Context())), kind)
     except Ended:
