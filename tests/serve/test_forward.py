@@ -50,7 +50,12 @@ async def forwarded(answer: bytes, *, peers: int = 2) -> tuple[list[bytes], list
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as peer:
         port = peer.sockets[0].getsockname()[1]
         forward = Forward(here, Crowded(), [f"http://127.0.0.1:{port}"] * peers)
-        headers = [(b"host", b"one"), (b"origin", b"http://one"), (b"authorization", b"Bearer key"), (b"x-request-id", b"a")]
+        headers = [
+            (b"host", b"one"),
+            (b"origin", b"http://one"),
+            (b"authorization", b"Bearer key"),
+            (b"x-request-id", b"a"),
+        ]
         scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
         await asyncio.wait_for(forward(scope, receive, send), 60)
         await forward._client.aclose()

@@ -8,6 +8,7 @@ refuses what could be read in two ways.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -119,10 +120,29 @@ class HttpConnection(H11Protocol):
             self.transport.close()
 
 
+class _OfOurs(logging.Filter):
+    """Only what is wrong here: uvicorn also tells queries of URLs, and, with a traceback, that a client's text is no UTF-8."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written."""
+        return record.levelno >= logging.WARNING and not str(record.msg).startswith("Invalid UTF-8")
+
+
+_log = logging.getLogger("uvicorn.error.websocket")
+_log.addFilter(_OfOurs())
+
+
 class WebSocketConnection(WebSocketsSansIOProtocol):
-    """A WebSocket whose client must read; `limits` is set by `protocols`."""
+    """A WebSocket whose client must read, and whose messages are in no log; `limits` is set by `protocols`."""
 
     limits: Limits
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        """As uvicorn makes it."""
+        super().__init__(*arguments, **named)
+        self.logger = self.conn.logger = _log
+        # Else every message is written where the log's level is "debug".
+        self.conn.debug = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The handshake's head is whole."""
