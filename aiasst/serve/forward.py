@@ -59,6 +59,10 @@ class Forward:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
+        if scope["type"] == "lifespan":
+            async with self._client:
+                await self._app(scope, receive, send)
+            return
         if (
             scope["type"] != "http"
             or scope["method"] != "POST"

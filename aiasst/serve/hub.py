@@ -157,8 +157,10 @@ class Hub:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Lines on which device config is obeyed, each once."""
-        return tuple(dict.fromkeys(remark for model in self._models.values() for remark in model.remarks))
+        """Lines on which device config is obeyed, and which model can never be loaded, each once."""
+        said = [remark for model in self._models.values() for remark in model.remarks]
+        never = [model for model in self._models.values() if model.needs.least > self.memory_bytes]
+        return tuple(dict.fromkeys([*said, *(f"{self._too_large(model)}: it cannot be loaded" for model in never)]))
 
     @property
     def machine(self) -> str:
@@ -431,8 +433,7 @@ class Hub:
         if entry.needs.least > self.memory_bytes:
             raise Refusal(
                 "model_unavailable",
-                f"the model {entry.name} needs {human_bytes(entry.needs.least)}, all models together may take "
-                f"{human_bytes(self.memory_bytes)}",
+                self._too_large(entry),
                 "allow more with --memory, or take a smaller format",
             )
         patience = self._clock() + MEMORY_PATIENCE
@@ -450,6 +451,10 @@ class Hub:
         for model in chosen:
             _log.info("model %s is unloaded to make room for %s", model.name, entry.name)
             await self._unload(model)
+
+    def _too_large(self, entry: _Model) -> str:
+        least, together = human_bytes(entry.needs.least), human_bytes(self.memory_bytes)
+        return f"the model {entry.name} needs {least}, all models together may take {together}"
 
     def _to_unload(self, entry: _Model) -> list[_Model] | None:
         others = [model for model in self._models.values() if model is not entry and model.held]

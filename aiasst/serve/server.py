@@ -7,6 +7,7 @@ are closed. The second one ends it at once. Nothing is written while it runs but
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from types import FrameType
@@ -42,8 +43,9 @@ def bound(settings: ServeSettings) -> socket.socket:
             f"cannot listen on {settings.host}: {error.strerror}", "give an address of this machine with --host"
         ) from error
     made = socket.socket(family, kind, protocol)
-    # Else a service that is started again must wait until the old connections' states have passed.
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name != "nt":  # there it would let two programs listen at once
+        # Else a service that is started again must wait until the old connections' states have passed.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind(address)
     except OSError as error:

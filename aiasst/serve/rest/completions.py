@@ -26,7 +26,8 @@ from aiasst.serve.service import Service
 
 USUAL_TOKENS = 16
 """OpenAI's own, where the request sets no limit."""
-MOST_PROMPTS = 128
+MOST_ANSWERS = 128
+"""To one request, all prompts together."""
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Prompts = str | Annotated[list[str] | list[TokenId] | list[list[TokenId]], Field(min_length=1)]
@@ -115,10 +116,14 @@ def understood(fields: CompletionFields, service: Service) -> Asked:
     """
     refuse_unsupported(fields, {"suffix": ("",), "best_of": (fields.n or 1, 1)})
     model = service.model(fields.model)
-    prompts = _prompts(fields.prompt)
+    prompts = texts_or_ids(fields.prompt)
     if fields.echo and (fields.logprobs is not None or not all(isinstance(prompt, str) for prompt in prompts)):
         raise Refusal("unsupported", "echo goes with prompts of text and without logprobs", parameter="echo")
     count = fields.n or 1
+    if len(prompts) * count > MOST_ANSWERS:
+        raise Refusal(
+            "invalid", f"{len(prompts)} prompts with {count} answers each; at most {MOST_ANSWERS} in one request"
+        )
     request = TextRequest(
         id=named("cmpl"),
         prompt="",
@@ -144,13 +149,6 @@ def understood(fields: CompletionFields, service: Service) -> Asked:
         logprobs=fields.logprobs is not None,
         include_usage=fields.stream_options is not None and fields.stream_options.include_usage,
     )
-
-
-def _prompts(given: Prompts) -> list[str | tuple[int, ...]]:
-    prompts = texts_or_ids(given)
-    if len(prompts) > MOST_PROMPTS:
-        raise Refusal("invalid", f"{len(prompts)} prompts in one request; at most {MOST_PROMPTS}", parameter="prompt")
-    return prompts
 
 
 def _document(asked: Asked, made: list[Whole]) -> dict[str, Any]:
