@@ -12,6 +12,7 @@ import logging
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from aiasst.serve.settings import Limits
@@ -143,6 +144,15 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self.logger = self.conn.logger = _log
         # Else every message is written where the log's level is "debug".
         self.conn.debug = False
+
+    async def send(self, message: Any) -> None:
+        """What the application says; to a client that was closed for its bytes it is said in vain, and that is no fault of ours."""
+        if self.handshake_complete and self.close_sent:
+            raise ClientDisconnected
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            # The handshake was refused, which is an end of it too; uvicorn would log that there was none.
+            self.handshake_complete = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The handshake's head is whole."""
