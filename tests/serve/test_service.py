@@ -37,7 +37,8 @@ def endless(service: Running) -> Iterator[httpx.Response]:
     body = {"model": "story-7m-int8", "prompt": "Once", "stream": True, **ENDLESS}
     with service.client.stream("POST", "/v1/completions", json=body) as response:
         assert response.status_code == 200
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: the connection is closed with it
+        next(lines)
         yield response
 
 
@@ -59,8 +60,9 @@ def test_many_requests_at_once_are_all_answered_each_with_its_own(tiny: Path) ->
 
 
 def test_a_full_line_is_said_with_a_time_and_comes_free_again(story: Path) -> None:
-    with running(story, settings=settings(most_running=1, most_waiting=1)) as service:
-        with endless(service), ThreadPoolExecutor(1) as pool:
+    limits = settings(most_running=1, most_waiting=1)
+    with running(story, settings=limits) as service, ThreadPoolExecutor(1) as pool:
+        with endless(service):
             second = pool.submit(complete, service)
             service.until(lambda: service.hub.model("").waiting == 1)
             for stream in (False, True):
@@ -181,7 +183,8 @@ def test_a_signal_lets_answers_end_and_a_second_one_does_not(story: Path) -> Non
         started(story) as (process, url),
         httpx.stream("POST", f"{url}/v1/completions", json={**body, "max_tokens": 900}, timeout=60) as response,
     ):
-        next(response.iter_lines())
+        lines = response.iter_lines()
+        next(lines)
         process.send_signal(signal.SIGINT)
         while httpx.get(f"{url}/health/ready").status_code != 503:
             time.sleep(0.01)
