@@ -104,7 +104,9 @@ class Forward:
         return False
 
     async def _asked(self, peer: str, scope: Scope, body: bytes, receive: Receive, send: Send) -> bool:
-        """Pass the peer's answer on; False where it is too busy as well."""
+        """Pass the peer's answer on; False where it is too busy as well. One that it breaks off is broken off here too."""
+        import httpx
+
         request = self._client.build_request("POST", peer + scope["path"], headers=_passed_on(scope), content=body)
         async with AsyncExitStack() as stack:
             response = await self._client.send(request, stream=True)
@@ -117,6 +119,9 @@ class Forward:
                 await asyncio.wait({gone, passing}, return_when=asyncio.FIRST_COMPLETED)
                 if passing.done():
                     passing.result()
+            except httpx.TransportError as error:
+                # Its head is out, so no other peer can be asked; the server ends the connection, and the client sees it.
+                _log.warning("peer %s broke off its answer: %s", peer, type(error).__name__)
             finally:
                 for task in (gone, passing):
                     task.cancel()
@@ -137,9 +142,12 @@ def _marked(scope: Scope) -> bool:
 
 
 def _passed_on(scope: Scope) -> list[tuple[str, str]]:
-    """The request's headers with the mark; its key goes along, since peers have the same ones."""
+    """The request's headers with the mark; its key goes along, since peers have the same ones.
+
+    Not the origin of a page: whether it may ask was decided here, and to the peer it would be a foreign one.
+    """
     kept = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-    return [(name, value) for name, value in kept if name not in _OWN_HEADERS] + [(MARK, "1")]
+    return [(name, value) for name, value in kept if name not in _OWN_HEADERS | {"origin"}] + [(MARK, "1")]
 
 
 async def _whole(receive: Receive) -> bytes | None:

@@ -124,9 +124,10 @@ def test_no_path_and_no_method_is_a_failure(service: Whole) -> None:
                 assert client.request(method, path).status_code < 500, (method, path)
 
 
-def open_socket(service: Whole) -> ClientConnection:
+def open_socket(service: Whole, query: str = "") -> ClientConnection:
     headers = {"authorization": f"Bearer {KEY}"}
-    return connect(f"ws://127.0.0.1:{service.port}/v1/stream", additional_headers=headers, open_timeout=PATIENCE)
+    url = f"ws://127.0.0.1:{service.port}/v1/stream{query}"
+    return connect(url, additional_headers=headers, open_timeout=PATIENCE)
 
 
 def test_no_message_of_a_websocket_is_a_failure(service: Whole) -> None:
@@ -198,7 +199,7 @@ def hung_up(service: Whole) -> None:
 
 def sockets_hung_up(service: Whole) -> None:
     for last in (b"\x81\x82\0\0\0\0\xff\xfe", b"\xff", b"\x81\xff" + b"\xff" * 8, b""):
-        with suppress(ConnectionClosed, OSError), open_socket(service) as connection:
+        with suppress(ConnectionClosed, OSError), open_socket(service, f"?prompt={SECRET}") as connection:
             connection.send(json.dumps({"id": 1, "prompt": SECRET, "params": {"max_tokens": 2000}}))
             connection.recv(PATIENCE)
             connection.socket.sendall(last)

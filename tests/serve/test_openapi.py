@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.serve.whole import KEY, PATIENCE, Whole, whole
 
-EXAMPLES = 15
+EXAMPLES = 10
 """A method and path."""
 MOST_TOKENS = 4
 """Of a generated request's answer: what is tested is the form, not the text."""

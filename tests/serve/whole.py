@@ -17,7 +17,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 STORY = ROOT / "checkpoints" / "story-7m-int8"
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds after which a service that does not begin, or an answer that does not come, counts as hanging."""
 KEY = "whole-service-key-0123456789"
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 from aiasst.serve.guard import asgi
 from aiasst.serve.guard.rate import Standing
-from aiasst.serve.refusals import Reason, Refusal
+from aiasst.serve.refusals import Refusal
 
 ERROR_TYPES = {
     401: "authentication_error",
@@ -20,19 +21,23 @@ ERROR_TYPES = {
     504: "server_error",
 }
 """By status; all others are "invalid_request_error"."""
-ERROR_CODES: dict[Reason, str] = {"too_long": "context_length_exceeded", "unauthorized": "invalid_api_key"}
+ERROR_CODES: dict[str, str] = {"too_long": "context_length_exceeded", "unauthorized": "invalid_api_key"}
 """Where OpenAI has a word of its own; else the reason itself is the code."""
 
 
+def error_document(refusal: Refusal) -> dict[str, Any]:
+    """What an answer that refuses says."""
+    code = ERROR_CODES.get(refusal.reason, refusal.reason)
+    if refusal.reason == "not_found" and refusal.parameter == "model":
+        code = "model_not_found"
+    words = f"{refusal.message}; {refusal.hint}" if refusal.hint else refusal.message
+    kind = ERROR_TYPES.get(refusal.status, "invalid_request_error")
+    return {"error": {"message": words, "type": kind, "param": refusal.parameter, "code": code}}
+
+
 def error_body(refusal: Refusal) -> bytes:
-    """The body of an answer that refuses."""
-    error = {
-        "message": f"{refusal.message}; {refusal.hint}" if refusal.hint else refusal.message,
-        "type": ERROR_TYPES.get(refusal.status, "invalid_request_error"),
-        "param": refusal.parameter,
-        "code": ERROR_CODES.get(refusal.reason, refusal.reason),
-    }
-    return json.dumps({"error": error}, ensure_ascii=False).encode()
+    """Its body."""
+    return json.dumps(error_document(refusal), ensure_ascii=False).encode()
 
 
 def error_headers(refusal: Refusal, body: bytes) -> asgi.Headers:

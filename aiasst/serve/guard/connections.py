@@ -8,9 +8,11 @@ refuses what could be read in two ways.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from aiasst.serve.settings import Limits
@@ -119,10 +121,38 @@ class HttpConnection(H11Protocol):
             self.transport.close()
 
 
+class _OfOurs(logging.Filter):
+    """Only what is wrong here: uvicorn also tells queries of URLs, and, with a traceback, that a client's text is no UTF-8."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written."""
+        return record.levelno >= logging.WARNING and not str(record.msg).startswith("Invalid UTF-8")
+
+
+_log = logging.getLogger("uvicorn.error.websocket")
+_log.addFilter(_OfOurs())
+
+
 class WebSocketConnection(WebSocketsSansIOProtocol):
-    """A WebSocket whose client must read; `limits` is set by `protocols`."""
+    """A WebSocket whose client must read, and whose messages are in no log; `limits` is set by `protocols`."""
 
     limits: Limits
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        """As uvicorn makes it."""
+        super().__init__(*arguments, **named)
+        self.logger = self.conn.logger = _log
+        # Else every message is written where the log's level is "debug".
+        self.conn.debug = False
+
+    async def send(self, message: Any) -> None:
+        """What the application says; to a client that was closed for its bytes it is said in vain, and that is no fault of ours."""
+        if self.handshake_complete and self.close_sent:
+            raise ClientDisconnected
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            # The handshake was refused, which is an end of it too; uvicorn would log that there was none.
+            self.handshake_complete = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The handshake's head is whole."""

@@ -11,19 +11,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from aiasst.serve.refusals import Reason, Refusal
+from aiasst.serve.guard.answers import ERROR_TYPES, error_document
+from aiasst.serve.refusals import Refusal
 from aiasst.serve.request_log import note_refusal
 from aiasst.serve.service import Caller
-
-_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    429: "rate_limit_error",
-    503: "server_error",
-    504: "server_error",
-}
-_CODES: dict[Reason, str] = {"too_long": "context_length_exceeded", "unauthorized": "invalid_api_key"}
-"""Where OpenAI has a word of its own; else the reason itself is the code."""
 
 
 class ErrorFields(BaseModel):
@@ -58,13 +49,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def body_of(refusal: Refusal) -> dict[str, Any]:
-    """The document of a refusal."""
-    words = f"{refusal.message}; {refusal.hint}" if refusal.hint else refusal.message
-    code = _CODES.get(refusal.reason, refusal.reason)
-    if refusal.reason == "not_found" and refusal.parameter == "model":
-        code = "model_not_found"
-    kind = _TYPES.get(refusal.status, "invalid_request_error")
-    return {"error": {"message": words, "type": kind, "param": refusal.parameter, "code": code}}
+    """The document of a refusal, in the words of the guard's own."""
+    return error_document(refusal)
 
 
 def answer_to(refusal: Refusal) -> JSONResponse:
@@ -72,7 +58,7 @@ def answer_to(refusal: Refusal) -> JSONResponse:
     headers = {} if refusal.retry_after is None else {"Retry-After": str(math.ceil(refusal.retry_after))}
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(body_of(refusal), refusal.status, headers)
+    return JSONResponse(error_document(refusal), refusal.status, headers)
 
 
 def install(app: FastAPI) -> None:
@@ -87,7 +73,7 @@ def install(app: FastAPI) -> None:
 
     async def unknown(_: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
-        kind = _TYPES.get(error.status_code, "invalid_request_error")
+        kind = ERROR_TYPES.get(error.status_code, "invalid_request_error")
         body = {"error": {"message": str(error.detail), "type": kind, "param": None, "code": code}}
         return JSONResponse(body, error.status_code, error.headers)
 

@@ -50,7 +50,7 @@ def test_refusals_are_told_to_who_counts(keyed: Served) -> None:
     before = len(keyed.told.reasons)
     keyed.request("GET", "/v1/models")
     keyed.request("GET", "/refuses", authorization=f"Bearer {ANNA}")
-    assert keyed.told.reasons[before:] == [("", "unauthorized"), ("anna", "queue_full")]
+    keyed.until(lambda: keyed.told.reasons[before:] == [("", "unauthorized"), ("anna", "queue_full")])
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/", "/dashboard", "/favicon.ico", "/page/app.js"])
@@ -253,4 +253,4 @@ def test_rates_are_of_keys_and_told() -> None:
         # Who watches is not counted.
         for path in ("/health/live", "/metrics", "/"):
             assert server.request("GET", path, **anna).status == 200
-        assert server.told.reasons == [("anna", "rate_limited")]
+        server.until(lambda: server.told.reasons == [("anna", "rate_limited")])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiasst.serve.guard.rate import Rate, who
+from aiasst.serve.guard.rate import ROUNDING, Rate, who
 
 RATES = st.floats(0.5, 6000)
 PAUSES = st.one_of(st.just(0.0), st.floats(0, 0.5), st.floats(0, 200))
@@ -65,8 +65,9 @@ def test_who_never_asks_faster_than_the_rate_is_never_refused(
 def test_it_is_let_through_after_the_wait_it_was_told(per_minute: float) -> None:
     clock = Clock()
     rate = Rate(per_minute, clock=clock)
-    standings = [rate.ask("a") for _ in range(int(rate.burst) + 1)]
-    assert [standing.allowed for standing in standings] == [True] * int(rate.burst) + [False]
+    whole = int(rate.burst + ROUNDING)
+    standings = [rate.ask("a") for _ in range(whole + 1)]
+    assert [standing.allowed for standing in standings] == [True] * whole + [False]
     assert all(before.remaining == after.remaining + 1 for before, after in pairwise(standings[:-1]))
     clock.now += standings[-1].wait * 0.99
     assert not rate.ask("a").allowed
