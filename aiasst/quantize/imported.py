@@ -42,6 +42,7 @@ from aiasst.quantize.grid import Grid, Quantized
 from aiasst.quantize.inventory import Found, Inventory, take_inventory
 from aiasst.quantize.matrix import ByteMatrix, FloatMatrix, copy_matrix
 from aiasst.quantize.plan import Plan, make_plan
+from aiasst.quantize.ranges import InputRange
 from aiasst.quantize.rewrite import rewrite
 from aiasst.quantize.source import QuantizeSource, open_source
 from aiasst.quantize.tables import other_rows, planned_rows, unnamed_bytes
@@ -138,6 +139,7 @@ class ImportedContents:
     plan: Plan
     kept: Mapping[str, Kept]
     vectors: Mapping[str, FloatVector] = field(default_factory=dict)
+    ranges: Mapping[str, InputRange] = field(default_factory=dict)
 
     def matrix(self, found: Found) -> Quantized | FloatMatrix | None:
         """See `Contents`.

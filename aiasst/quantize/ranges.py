@@ -37,6 +37,8 @@ class InputRange:
     high: float
     divisors: Floats | None = field(default=None, compare=False)
     """What the channels are divided by before, float32 [K]; None: they stay as they are."""
+    by_row: bool = False
+    """The range follows from each row as it comes: `low` and `high` mean nothing, and the divisors are all there is to know."""
 
     @property
     def scale(self) -> float:

@@ -19,7 +19,7 @@ def _write(path: Path, content: object) -> str:
 
 
 def test_the_shipped_recipes_are_those_the_documents_name() -> None:
-    assert set(shipped_recipes()) == {"int8", "int4", "int4-fast", "int2-experimental", "w8a8", "mixed"}
+    assert set(shipped_recipes()) == {"int8", "int4", "int4-fast", "int2-experimental", "w8a8", "w8a8-static", "mixed"}
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))

@@ -48,6 +48,8 @@ STAGE = "calibrate"
 PLAIN = "mse"
 """Rounds what calibration has nothing to say about: embeddings, products that no layer has."""
 _LOOKUPS = "lookups"
+# The format whose inputs are rounded a row at a time: one channel of outliers spoils a row.
+_BY_ROW = "w8a8"
 # From here on a tied head is so finely rounded that looking ahead for its inputs does not pay.
 _FINE_BITS = 8
 # Share of the work after which the time for the rest is worth telling.
@@ -301,13 +303,7 @@ class _LayerRun:
         statistics = self._collect(group, members, finder)
         means = statistics.mean_float, statistics.mean_quantized
         scales = self._fold(group, members, statistics)
-        if finder is not None:
-            ranged = {m.found.matrix.name for m in members if m.spec.format in RANGED_FORMATS}
-            smooth = self._walk.task.algorithm.EQUALIZES and len(ranged) == len(members) and _is_behind_norm(members[0])
-            found = rounding.find_range(members, finder, scales, smooth=smooth)
-            self._ranges |= dict.fromkeys(ranged, found)
-            # From here on it makes no difference whether a norm or a product of its own divides.
-            scales = found.divisors if scales is None else scales
+        scales = self._range(members, statistics, scales, finder)
         if scales is not None:
             statistics.divide(scales)
         for member in members:
@@ -327,6 +323,32 @@ class _LayerRun:
                 original = weight_rows(member.found)
                 corrected = rounding.corrected_bias(_vector(bias), matrix, original, stored, means[0], means[1])
                 self._vectors[bias.name] = self._replaced[bias.name] = corrected
+
+    def _range(
+        self,
+        members: Sequence[Member],
+        statistics: GroupStatistics,
+        scales: FloatVector | None,
+        finder: RangeFinder | None,
+    ) -> FloatVector | None:
+        """Fix how the inputs of the group are rounded, where its formats leave that to calibration.
+
+        Returns what the inputs are divided by then: `scales` that a norm has taken, or divisors, which an extra product takes
+        (the residual stream reads the norm as well, as in BERT). For the weights it makes no difference which.
+        """
+        formats = {member.spec.format for member in members}
+        smooth = scales is None and self._walk.task.algorithm.EQUALIZES and _is_behind_norm(members[0])
+        found = None
+        if finder is not None:
+            whole = smooth and formats <= RANGED_FORMATS
+            found = rounding.find_range(members, finder, scales, smooth=whole)
+            members = [member for member in members if member.spec.format in RANGED_FORMATS]
+        elif smooth and formats == {_BY_ROW}:
+            divisors = rounding.find_scales(members, statistics)
+            found = InputRange(0.0, 0.0, divisors, by_row=True) if np.ptp(divisors) else None
+        if found is not None:
+            self._ranges |= dict.fromkeys((member.found.matrix.name for member in members), found)
+        return scales if found is None or found.divisors is None else found.divisors
 
     def _collect(self, group: Group, members: Sequence[Member], finder: RangeFinder | None) -> GroupStatistics:
         """Statistics of what the group reads, its tokens one batch after the other."""

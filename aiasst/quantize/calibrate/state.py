@@ -144,9 +144,9 @@ class WorkState:
         ranges: dict[str, InputRange] = {}
         for file in sorted((self.folder / _DONE).glob("*.npz")):
             with np.load(file, allow_pickle=False) as archive:
-                for name, (low, high) in json.loads(str(archive[_INDEX]))["ranges"].items():
+                for name, (low, high, by_row) in json.loads(str(archive[_INDEX]))["ranges"].items():
                     divisors = archive[f"divisors.{name}"] if f"divisors.{name}" in archive.files else None
-                    ranges[name] = InputRange(low, high, divisors)
+                    ranges[name] = InputRange(low, high, divisors, by_row)
         return ranges
 
     def error(self, step: str) -> float:
@@ -192,7 +192,7 @@ def _flatten(result: StepResult) -> tuple[dict[str, npt.NDArray[Any]], dict[str,
     arrays |= {f"vector.{number}": vector for number, vector in enumerate(result.vectors.values())}
     divided = {name: found.divisors for name, found in result.ranges.items() if found.divisors is not None}
     arrays |= {f"divisors.{name}": divisors for name, divisors in divided.items()}
-    ranges = {name: [found.low, found.high] for name, found in result.ranges.items()}
+    ranges = {name: [found.low, found.high, found.by_row] for name, found in result.ranges.items()}
     return arrays, {"matrices": matrices, "vectors": list(result.vectors), "ranges": ranges, "error": result.error}
 
 

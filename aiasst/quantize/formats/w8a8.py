@@ -17,6 +17,7 @@ from aiasst.quantize.emit import MICROSOFT, Emitter, PackedWeight
 from aiasst.quantize.formats import Part
 from aiasst.quantize.grid import Grid, Quantized
 from aiasst.quantize.matrix import FloatMatrix, Matrix, copy_matrix
+from aiasst.quantize.ranges import FACTORS
 
 VALUES, SCALES = ".q", ".scale"
 # QuantizeLinear with an axis came with this opset.
@@ -66,6 +67,7 @@ class W8A8:
         self, emit: Emitter, spec: WeightFormat, packed: PackedWeight, x: ir.Value, bias: ir.Value | None, name: str
     ) -> ir.Value:
         """Integer product of the quantized rows, scaled back by row and channel."""
+        x = smoothed(emit, x, packed)
         rows = emit.shared("w8a8.rows", x, lambda: _flat(emit, x, packed.matrix.k))
         row_scales = emit.shared("w8a8.scales", rows, lambda: _row_scales(emit, rows))
         quantized = emit.shared("w8a8.values", row_scales, lambda: _quantized_rows(emit, rows, row_scales))
@@ -84,6 +86,16 @@ class W8A8:
 
 
 FORMAT = W8A8()
+
+
+def smoothed(emit: Emitter, x: ir.Value, packed: PackedWeight) -> ir.Value:
+    """`x` with channels of outliers divided away, where calibration has found divisors; made once for all that read the same."""
+    if packed.input_range is None or packed.input_range.divisors is None:
+        return x
+    factors = packed.initializer(FACTORS)
+    return emit.shared(
+        f"w8a8.smoothed.{packed.input_range.key}", x, lambda: emit.op("Mul", [x, factors], name=f"{x.name}.smoothed")
+    )
 
 
 def _index(value: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from aiasst.artifacts.recipe import WeightFormat
 from aiasst.quantize.emit import MICROSOFT, Emitter, PackedWeight
-from aiasst.quantize.formats.w8a8 import SCALES, VALUES, W8A8
-from aiasst.quantize.ranges import FACTORS, InputRange
+from aiasst.quantize.formats.w8a8 import SCALES, VALUES, W8A8, smoothed
+from aiasst.quantize.ranges import InputRange
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,15 @@ class W8A8Static(W8A8):
         self, emit: Emitter, spec: WeightFormat, packed: PackedWeight, x: ir.Value, bias: ir.Value | None, name: str
     ) -> ir.Value:
         """One rounding, shared by all products that read the same, and one integer product with its bias."""
-        if packed.input_range is None:
+        if packed.input_range is None or packed.input_range.by_row:
             product = super().product(emit, spec, packed, x, None, name)
             return product if bias is None else emit.op("Add", [product, bias], name=f"{name}.bias_added")
         scale, zero_point = _constants(emit, packed.input_range)
+        x = smoothed(emit, x, packed)
         rounded = emit.shared(
-            f"w8a8.static.{packed.input_range.key}", x, lambda: _rounded(emit, x, packed, scale, zero_point)
+            f"w8a8.static.{packed.input_range.key}",
+            x,
+            lambda: emit.op("QuantizeLinear", [x, scale, zero_point], name=f"{x.name}.uint8"),
         )
         symmetric = None
         inputs = [rounded, packed.initializer(VALUES), scale, packed.initializer(SCALES), zero_point, symmetric, bias]
@@ -43,13 +46,6 @@ class W8A8Static(W8A8):
 
 
 FORMAT = W8A8Static()
-
-
-def _rounded(emit: Emitter, x: ir.Value, packed: PackedWeight, scale: ir.Value, zero_point: ir.Value) -> ir.Value:
-    """Uint8, of the shape of `x`."""
-    if packed.has(FACTORS):
-        x = emit.op("Mul", [x, packed.initializer(FACTORS)], name=f"{x.name}.smoothed")
-    return emit.op("QuantizeLinear", [x, scale, zero_point], name=f"{x.name}.uint8")
 
 
 def _constants(emit: Emitter, found: InputRange) -> tuple[ir.Value, ir.Value]:

@@ -22,7 +22,10 @@ GRIDS = [Grid(4, 32), Grid(2, 64, zero_point=True), Grid(8, None, narrow=True)]
 def _result() -> StepResult:
     matrices = {f"w{i}/odd name": rtn.quantize(graphs.random(6, 96, seed=i), grid) for i, grid in enumerate(GRIDS)}
     return StepResult(
-        matrices | {"plain": graphs.random(3, 5).T}, {"gamma": graphs.random(7)}, {"a": InputRange(-1.25, 3.0)}, 0.25
+        matrices | {"plain": graphs.random(3, 5).T},
+        {"gamma": graphs.random(7)},
+        {"a": InputRange(-1.25, 3.0), "b/c": InputRange(0.0, 0.0, graphs.random(5), by_row=True)},
+        0.25,
     )
 
 
@@ -49,6 +52,7 @@ def test_what_was_saved_is_there_for_the_next_process(tmp_path: Path) -> None:
         assert _same(second.matrix(name), content)
     np.testing.assert_array_equal(second.vectors()["gamma"], saved.vectors["gamma"])
     assert second.ranges() == saved.ranges
+    np.testing.assert_array_equal(second.ranges()["b/c"].divisors, saved.ranges["b/c"].divisors)
     assert second.error("layer-0") == 0.25
     second.remove()
     assert not list(tmp_path.iterdir())
