@@ -42,7 +42,7 @@ def application(service: Service, limits: Limits) -> FastAPI:
 async def served(app: Any, **options: Any) -> AsyncIterator[int]:
     """The port on which `app` is served meanwhile."""
     options = {"lifespan": "off"} | options
-    config = uvicorn.Config(app, log_level="critical", ws="websockets-sansio", timeout_graceful_shutdown=1, **options)
+    config = uvicorn.Config(app, log_config=None, ws="websockets-sansio", timeout_graceful_shutdown=1, **options)
     server = uvicorn.Server(config)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

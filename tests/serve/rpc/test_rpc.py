@@ -212,7 +212,7 @@ def test_the_deadline_of_a_call_ends_its_work(run: Run, call: str) -> None:
     async def work() -> None:
         service = FakeService()
         async with started(service) as (_, channel):
-            made = getattr(AssistantStub(channel), call)(pb.GenerateRequest(prompt="wait"), timeout=0.3)
+            made = getattr(AssistantStub(channel), call)(pb.GenerateRequest(prompt="wait"), timeout=2)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await (made if call == "Generate" else read_all(made))
             assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
@@ -220,7 +220,7 @@ def test_the_deadline_of_a_call_ends_its_work(run: Run, call: str) -> None:
             assert service.under_way == 0
         asked = service.asked[0][1].deadline_seconds
         assert asked is not None
-        assert asked <= 0.3
+        assert asked <= 2
 
     run(work())
 
