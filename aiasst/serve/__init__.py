@@ -5,14 +5,11 @@ refusals.py   why a request is not served, in the terms of every protocol
 settings.py   what whoever starts the service decides
 watch.py      what the service tells whoever counts (an interface)
 
-hub.py        the models: loaded on first use, unloaded when memory is short; makes `service.Service` true
-worker.py     one engine on a thread of its own, asked from the event loop
-admission.py  how many may wait and run, and what is said to the others
+models/       the models behind the interface: loaded on first use, each with an engine's thread and a line before it
 rest/         OpenAI's REST as existing clients speak it
 query.py      the compact form {"query", "context", "params"}; stream.py: WebSocket; rpc/: gRPC
 guard/        keys, rate limits, sizes, slow clients, headers, TLS
-metrics.py    what happened, counted (tallies.py), for Prometheus (exposition.py) and as live numbers (status.py); host.py: sensors
-logs.py       a log that holds nobody up; request_log.py: one line a request; health.py: live and ready
+telemetry/    what happened and how it goes: figures for Prometheus, live numbers, health, logs
 forward.py    what would wait here goes to a peer
 page/         the chat page and the dashboard
 app.py        all of it as one application; server.py: on its sockets, until a signal
@@ -30,7 +27,7 @@ from aiasst.errors import MissingExtraError
 from aiasst.serve.settings import Limits, LogSettings, ServeSettings, Tls
 
 if TYPE_CHECKING:
-    from aiasst.serve.hub import Hub
+    from aiasst.serve.models.hub import Hub
     from aiasst.serve.rpc.server import RpcServer
 
 __all__ = ["Limits", "LogSettings", "ServeSettings", "Tls", "serve"]
@@ -69,10 +66,10 @@ def serve(
         from aiasst.serve.app import application
         from aiasst.serve.guard import Gate, check
         from aiasst.serve.guard.listening import server_config
-        from aiasst.serve.logs import Logs
-        from aiasst.serve.metrics import Metrics
-        from aiasst.serve.request_log import LoggedWatch
         from aiasst.serve.server import Server, bound
+        from aiasst.serve.telemetry.logs import Logs
+        from aiasst.serve.telemetry.metrics import Metrics
+        from aiasst.serve.telemetry.request_log import LoggedWatch
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
         if name in ("", "aiasst"):
@@ -111,7 +108,7 @@ def _hub(
     *,
     speculate: bool,
 ) -> Hub:
-    from aiasst.serve.hub import Hub, Served
+    from aiasst.serve.models.hub import Hub, Served
 
     given = [models] if isinstance(models, str | Path) else models
     device = config if config is None or isinstance(config, DeviceConfig) else load_device_config(Path(config))

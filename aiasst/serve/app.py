@@ -13,16 +13,17 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
-from aiasst.serve import health, metrics, page, query, status, stream
+from aiasst.serve import page, query, stream
 from aiasst.serve.forward import Forward
 from aiasst.serve.guard import Gate, Guard
-from aiasst.serve.hub import Hub
-from aiasst.serve.metrics import Metrics
-from aiasst.serve.request_log import PromptLog, RequestLog
+from aiasst.serve.models.hub import Hub
 from aiasst.serve.rest import errors
 from aiasst.serve.rest import router as rest
 from aiasst.serve.service import Service
 from aiasst.serve.settings import ServeSettings
+from aiasst.serve.telemetry import health, metrics, status
+from aiasst.serve.telemetry.metrics import Metrics
+from aiasst.serve.telemetry.request_log import PromptLog, RequestLog
 from aiasst.serve.watch import Watch
 from aiasst.version import __version__
 

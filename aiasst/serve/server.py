@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from aiasst.errors import ResourceError
-from aiasst.serve.hub import Hub
+from aiasst.serve.models.hub import Hub
 from aiasst.serve.settings import ServeSettings
 
 if TYPE_CHECKING:

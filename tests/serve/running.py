@@ -18,11 +18,11 @@ from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.serve.app import application
 from aiasst.serve.guard import Gate
 from aiasst.serve.guard.listening import server_config
-from aiasst.serve.hub import Hub, Served
-from aiasst.serve.metrics import Metrics
-from aiasst.serve.request_log import LoggedWatch
+from aiasst.serve.models.hub import Hub, Served
 from aiasst.serve.server import Server, bound
 from aiasst.serve.settings import ServeSettings
+from aiasst.serve.telemetry.metrics import Metrics
+from aiasst.serve.telemetry.request_log import LoggedWatch
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ from aiasst.engine.engine import EngineStats
 from aiasst.engine.requests import Sampling
 from aiasst.engine.text import TextEvent, TextRequest, Usage
 from aiasst.sensors.reading import Found
-from aiasst.serve.host import Host
-from aiasst.serve.metrics import Metrics
 from aiasst.serve.service import Caller, ModelState, Vectors
+from aiasst.serve.telemetry.host import Host
+from aiasst.serve.telemetry.metrics import Metrics
 
 STATS = EngineStats(
     steps=10,

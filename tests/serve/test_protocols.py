@@ -19,11 +19,11 @@ from aiasst.artifacts.shipped import default_model
 from aiasst.serve import rpc
 from aiasst.serve.app import application
 from aiasst.serve.guard import Gate
-from aiasst.serve.hub import Hub, Served
-from aiasst.serve.metrics import Metrics
+from aiasst.serve.models.hub import Hub, Served
 from aiasst.serve.rpc import aiasst_pb2 as pb
 from aiasst.serve.rpc.aiasst_pb2_grpc import AssistantStub
 from aiasst.serve.settings import Limits, ServeSettings
+from aiasst.serve.telemetry.metrics import Metrics
 from tests.serve.serving import served
 
 KEY = {"authorization": "Bearer a-key-of-anna"}

@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 
 from aiasst.serve.guard.answers import ERROR_TYPES, error_document
 from aiasst.serve.refusals import Refusal
-from aiasst.serve.request_log import note_refusal
 from aiasst.serve.service import Caller
+from aiasst.serve.telemetry.request_log import note_refusal
 
 
 class ErrorFields(BaseModel):

@@ -13,8 +13,8 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from aiasst.serve.refusals import GRPC_CODE, Refusal
-from aiasst.serve.request_log import Line, logged
 from aiasst.serve.service import Caller
+from aiasst.serve.telemetry.request_log import Line, logged
 from aiasst.serve.watch import Watch
 
 Authorize = Callable[[str | None, str], Caller]

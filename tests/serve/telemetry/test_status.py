@@ -5,8 +5,8 @@ from fastapi.testclient import TestClient
 
 from aiasst.engine.text import Usage
 from aiasst.sensors.reading import Found, Sensor
-from aiasst.serve.metrics import Metrics
-from aiasst.serve.status import router
+from aiasst.serve.telemetry.metrics import Metrics
+from aiasst.serve.telemetry.status import router
 from tests.serve.states import StatedService, metrics_of
 
 

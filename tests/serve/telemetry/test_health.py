@@ -1,7 +1,7 @@
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from aiasst.serve.health import router
+from aiasst.serve.telemetry.health import router
 from tests.serve.states import StatedService
 
 

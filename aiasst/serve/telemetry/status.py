@@ -11,9 +11,9 @@ import psutil
 from fastapi import APIRouter, Query, Response
 
 from aiasst.engine.engine import EngineStats
-from aiasst.serve.metrics import Metrics
 from aiasst.serve.service import Kind, ModelState, Service, State
-from aiasst.serve.tallies import LONGEST_SECONDS, Lately, Spread
+from aiasst.serve.telemetry.metrics import Metrics
+from aiasst.serve.telemetry.tallies import LONGEST_SECONDS, Lately, Spread
 from aiasst.version import __version__
 
 

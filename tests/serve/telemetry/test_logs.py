@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from aiasst.errors import UsageError
-from aiasst.serve import logs as module
-from aiasst.serve.logs import FIELDS, Logs, Writer
 from aiasst.serve.settings import LogSettings
+from aiasst.serve.telemetry import logs as module
+from aiasst.serve.telemetry.logs import FIELDS, Logs, Writer
 
 LOG = logging.getLogger("aiasst.serve.test")
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiasst.serve.tallies import BOUNDS, EVERY_SECONDS, LONGEST_SECONDS, NOBODY, Spread, Tallies
+from aiasst.serve.telemetry.tallies import BOUNDS, EVERY_SECONDS, LONGEST_SECONDS, NOBODY, Spread, Tallies
 
 
 class Clock:

@@ -16,8 +16,8 @@ from aiasst.engine.requests import Sampling
 from aiasst.engine.text import TextEngine, TextEvent, TextRequest
 from aiasst.errors import ResourceError, UsageError
 from aiasst.profile import quick_config
-from aiasst.serve.hub import Hub, Served
-from aiasst.serve.loading import needs_of
+from aiasst.serve.models.hub import Hub, Served
+from aiasst.serve.models.loading import needs_of
 from aiasst.serve.refusals import Refusal
 from aiasst.serve.service import Caller, State
 from aiasst.serve.settings import Limits

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiasst.serve.admission import Line
+from aiasst.serve.models.admission import Line
+from aiasst.serve.models.utilization import Load, Utilization
 from aiasst.serve.refusals import Refusal
 from aiasst.serve.settings import Limits
-from aiasst.serve.utilization import Load, Utilization
 
 
 @dataclass

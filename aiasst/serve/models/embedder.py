@@ -19,8 +19,8 @@ import numpy.typing as npt
 from aiasst.engine.encode import Encoder, Prepared, TextInput
 from aiasst.engine.heads import Vector
 from aiasst.errors import PromptError
+from aiasst.serve.models.worker import in_words, unavailable
 from aiasst.serve.refusals import Refusal
-from aiasst.serve.worker import in_words, unavailable
 
 TURN_TEXTS = 32
 """Of all requests together in one turn, at least one of each: some batches of the encoder's own budget of tokens."""

@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from aiasst.engine.text import Usage
 from aiasst.sensors.reading import Found, Sensor
-from aiasst.serve.metrics import Metrics, router
-from aiasst.serve.tallies import BOUNDS
+from aiasst.serve.telemetry.metrics import Metrics, router
+from aiasst.serve.telemetry.tallies import BOUNDS
 from aiasst.serve.watch import Watch
 from tests.serve.states import TALKER, StatedService, metrics_of, unloaded
 

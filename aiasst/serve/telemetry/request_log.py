@@ -16,9 +16,9 @@ from typing import Any
 
 from aiasst.engine.requests import Finished, Sampling
 from aiasst.engine.text import TextEvent, TextRequest, Usage
-from aiasst.serve.logs import FIELDS, SAID
 from aiasst.serve.refusals import Reason
 from aiasst.serve.service import Caller, ModelState, Service, Vectors
+from aiasst.serve.telemetry.logs import FIELDS, SAID
 from aiasst.serve.watch import Watch
 
 Scope = MutableMapping[str, Any]

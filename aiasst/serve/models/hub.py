@@ -23,16 +23,16 @@ from aiasst.engine.requests import Finished, Sampling
 from aiasst.engine.text import TextEvent, TextRequest, Usage
 from aiasst.errors import AiasstError, UsageError
 from aiasst.profile.obey import named
-from aiasst.serve.admission import Line
-from aiasst.serve.embedder import EmbeddingWorker, Texts
-from aiasst.serve.loading import GENERATES, config_for, needs_of, open_encoder, open_text
-from aiasst.serve.memory import Held, Needs, ceilings, to_unload
+from aiasst.serve.models.admission import Line
+from aiasst.serve.models.embedder import EmbeddingWorker, Texts
+from aiasst.serve.models.loading import GENERATES, config_for, needs_of, open_encoder, open_text
+from aiasst.serve.models.memory import Held, Needs, ceilings, to_unload
+from aiasst.serve.models.utilization import Utilization
+from aiasst.serve.models.worker import TextWorker, in_words
 from aiasst.serve.refusals import Refusal
 from aiasst.serve.service import Caller, ModelState, State, Vectors
 from aiasst.serve.settings import Limits
-from aiasst.serve.utilization import Utilization
 from aiasst.serve.watch import Unwatched, Watch
-from aiasst.serve.worker import TextWorker, in_words
 from aiasst.sizes import human_bytes
 from aiasst.tokenizer import has_chat_template
 

@@ -16,11 +16,11 @@ from fastapi import APIRouter, Request, Response
 from aiasst.engine.requests import Finished
 from aiasst.engine.text import Usage
 from aiasst.sensors import find
-from aiasst.serve.exposition import Reading, process_collector, text
-from aiasst.serve.host import Host
 from aiasst.serve.refusals import Reason
 from aiasst.serve.service import ModelState
-from aiasst.serve.tallies import NOBODY, Tallies
+from aiasst.serve.telemetry.exposition import Reading, process_collector, text
+from aiasst.serve.telemetry.host import Host
+from aiasst.serve.telemetry.tallies import NOBODY, Tallies
 
 
 def _unknown() -> None:

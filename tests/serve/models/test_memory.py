@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiasst.serve.memory import Held, Needs, ceilings, to_unload
+from aiasst.serve.models.memory import Held, Needs, ceilings, to_unload
 
 NEEDS = st.builds(Needs, weights=st.integers(1, 1000), least_cache=st.integers(0, 50), most_cache=st.integers(50, 2000))
 

@@ -12,13 +12,13 @@ from fastapi.testclient import TestClient
 
 from aiasst.engine.requests import Sampling
 from aiasst.engine.text import TextRequest, Usage
-from aiasst.serve.logs import Logs
-from aiasst.serve.metrics import Metrics
 from aiasst.serve.refusals import Refusal
-from aiasst.serve.request_log import LoggedWatch, PromptLog, RequestLog, logged
 from aiasst.serve.rest import errors
 from aiasst.serve.service import Caller
 from aiasst.serve.settings import LogSettings
+from aiasst.serve.telemetry.logs import Logs
+from aiasst.serve.telemetry.metrics import Metrics
+from aiasst.serve.telemetry.request_log import LoggedWatch, PromptLog, RequestLog, logged
 from tests.serve.states import StatedService, metrics_of
 
 SECRET_TEXT = "the king has donkey ears"

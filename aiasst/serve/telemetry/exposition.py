@@ -25,9 +25,9 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from aiasst.engine.engine import EngineStats
-from aiasst.serve.host import HostReading
 from aiasst.serve.service import Kind, ModelState, State
-from aiasst.serve.tallies import BOUNDS, Spread, Tally
+from aiasst.serve.telemetry.host import HostReading
+from aiasst.serve.telemetry.tallies import BOUNDS, Spread, Tally
 from aiasst.version import __version__
 
 OPENMETRICS = "application/openmetrics-text"

@@ -18,7 +18,7 @@ from aiasst.engine.speculate import LONGEST_DRAFT
 from aiasst.engine.text import TextEngine
 from aiasst.errors import ArtifactError
 from aiasst.profile import obey, quick_config
-from aiasst.serve.memory import Needs, least_cache_tokens
+from aiasst.serve.models.memory import Needs, least_cache_tokens
 
 GENERATES = "text-generation"
 _ACTIVATIONS = 16
