@@ -41,8 +41,7 @@ _SECONDS = 1.0
 
 def child(folder: Path, threads: int, how: str) -> None:
     """Print seconds of a step for each number of rows, of a prompt, of opening; and the bytes that lie on huge pages."""
-    if how == "small":
-        pages.move_to_huge_pages = lambda: 0
+    pages.move_later = pages.move_to_huge_pages if how == "moved" else lambda: 0
     began = time.perf_counter()
     session = DecoderSession.open(ModelFolder.open(folder), SessionSettings(threads=threads, arena=how != "none"))
     opened = time.perf_counter() - began

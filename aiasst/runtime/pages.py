@@ -2,8 +2,8 @@
 
 A decode step reads every weight once, and with pages of 4 KiB the processor looks up each of them. ONNX Runtime packs weights
 into memory of the C library, which asks for huge pages only where GLIBC_TUNABLES says so before the program starts; so the
-kernel is asked afterwards, region by region (madvise(2): MADV_HUGEPAGE, and since Linux 6.1 MADV_COLLAPSE, which moves at once).
-Elsewhere, and where the system's owner has switched huge pages off, nothing happens.
+kernel is asked afterwards, piece by piece (madvise(2): MADV_HUGEPAGE, and since Linux 6.1 MADV_COLLAPSE, which moves at once).
+Moving a gigabyte takes seconds, so that it is done beside the first steps unless somebody wants to measure. Elsewhere, and where the system's owner has switched huge pages off, nothing happens.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 PAGE = 2 * 2**20
+_PIECE = 16 * PAGE
+"""Moved in one call, so that whoever waits for a page waits for little."""
 _LEAST = 2 * PAGE
 """Regions below this are left alone."""
 _DENSE = 0.9
@@ -44,8 +47,13 @@ def resident_bytes() -> int:
     return (int(fields[1]) - int(fields[2])) * 4096
 
 
+def move_later() -> None:
+    """The same on a thread of its own, which the end of the program does not wait for."""
+    threading.Thread(target=move_to_huge_pages, name="huge pages", daemon=True).start()
+
+
 def move_to_huge_pages() -> int:
-    """Move all dense anonymous regions of this process; the bytes of those that the kernel took."""
+    """Move all dense anonymous regions of this process; the bytes of those pieces that the kernel took."""
     if sys.platform != "linux" or not allowed(_text(_SWITCH)):
         return 0
     library = ctypes.CDLL(None, use_errno=True)
@@ -53,11 +61,14 @@ def move_to_huge_pages() -> int:
     moved = 0
     for region in regions(_text(Path("/proc/self/smaps"))):
         first, last = -(-region.start // PAGE) * PAGE, (region.start + region.size) // PAGE * PAGE
-        if not worth_moving(region) or last <= first:
+        if not worth_moving(region):
             continue
-        # A kernel before 6.1 refuses the second; its own thread moves the pages then, in the course of minutes.
-        if library.madvise(first, last - first, _HUGEPAGE) == 0 and library.madvise(first, last - first, _COLLAPSE) == 0:
-            moved += last - first
+        for start in range(first, last, _PIECE):
+            size = min(_PIECE, last - start)
+            # A kernel before 6.1 refuses the second; its own thread moves the pages then, in the course of minutes. Memory that
+            # was given back meanwhile is refused as well.
+            if library.madvise(start, size, _HUGEPAGE) == 0 and library.madvise(start, size, _COLLAPSE) == 0:
+                moved += size
     return moved
 
 

@@ -68,6 +68,8 @@ class GraphSession:
         model: Path | bytes,
         settings: SessionSettings | None = None,
         weights: Mapping[str, Array] | None = None,
+        *,
+        settled: bool = False,
     ) -> GraphSession:
         """Open the graph at a path (its external weights are memory-mapped), or one in memory.
 
@@ -77,6 +79,7 @@ class GraphSession:
             weights: Inputs of the graph that get the same C-contiguous arrays at every run, memory-mapped ones as well.
                 They are neither copied nor packed: float products run a tenth slower, and memory holds nothing twice.
                 (External initializers handed over as arrays are copied by ONNX Runtime 1.31, and then packed.)
+            settled: Return when the weights lie where they will stay (see `pages`); else they are moved beside the first runs.
 
         Raises:
             ArtifactError: no graph, or one that ONNX Runtime refuses.
@@ -97,7 +100,10 @@ class GraphSession:
         if session.get_providers()[0] != provider.NAME:
             raise _not_here(settings.provider, provider)
         if settings.prepack and pages.resident_bytes() - before >= _LARGE:
-            pages.move_to_huge_pages()
+            if settled:
+                pages.move_to_huge_pages()
+            else:
+                pages.move_later()
         return cls(session, name, weights)
 
     @property

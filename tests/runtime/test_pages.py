@@ -48,7 +48,12 @@ def test_stacks_small_regions_and_what_is_there_already_are_left_alone() -> None
 
 @pytest.mark.parametrize(
     ("switch", "wanted"),
-    [("always [madvise] never", True), ("[always] madvise never", True), ("always madvise [never]", False), ("", False)],
+    [
+        ("always [madvise] never", True),
+        ("[always] madvise never", True),
+        ("always madvise [never]", False),
+        ("", False),
+    ],
 )
 def test_the_owner_of_the_system_decides(switch: str, wanted: bool) -> None:
     assert pages.allowed(switch) is wanted
@@ -65,3 +70,10 @@ def test_memory_stays_what_it_was() -> None:
         assert taken >= 32 * 2**20
         # Only dense regions are moved, so that memory hardly grows.
         assert pages.resident_bytes() < 1.5 * taken + 8 * PAGE
+
+
+def test_moving_beside_the_work_changes_nothing() -> None:
+    held = np.arange(2**22)
+    pages.move_later()
+    for _ in range(20):
+        assert held.sum() == 2**21 * (2**22 - 1)

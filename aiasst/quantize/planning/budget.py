@@ -60,7 +60,8 @@ class Workload:
             raise UsageError(
                 f"'{text}' is no workload", "write SEQUENCESxPROMPT+ANSWER in tokens, for example --workload 4x512+128"
             )
-        return cls(*(int(group) for group in found.groups()))
+        sequences, prompt, answer = map(int, found.groups())
+        return cls(sequences, prompt, answer)
 
     def __str__(self) -> str:
         """As it is written."""
