@@ -3,7 +3,8 @@
 A decode step reads every weight once, and with pages of 4 KiB the processor looks up each of them. ONNX Runtime packs weights
 into memory of the C library, which asks for huge pages only where GLIBC_TUNABLES says so before the program starts; so the
 kernel is asked afterwards, piece by piece (madvise(2): MADV_HUGEPAGE, and since Linux 6.1 MADV_COLLAPSE, which moves at once).
-Moving a gigabyte takes seconds, so that it is done beside the first steps unless somebody wants to measure. Elsewhere, and where the system's owner has switched huge pages off, nothing happens.
+Moving a gigabyte takes seconds, so that it is done beside the first steps unless somebody wants to measure. Elsewhere, and where
+the system's owner has switched huge pages off, nothing happens.
 """
 
 from __future__ import annotations
