@@ -40,6 +40,8 @@ _OUTER_NODES = 20
 _NORMS = 2
 """Of a layer."""
 _NOTHING = Range.exact(0.0)
+_LEAST_SHARE = 0.2
+"""Of what the parts take, whatever a whole layer was measured to take."""
 _CACHED_SHARE = 0.7
 """A model that takes no more than this of the last-level cache stays in it."""
 
@@ -206,7 +208,8 @@ class _Asked:
         parts = total((products, attention, reading, self._rest(sequences), self._chosen(sequences)))
         of_layers = self._products(self.layers, sequences) or products
         layer = (of_layers.value + attention.value) / self.shape.layers
-        return parts.plus(self.shape.layers * beyond_the_parts(self.speeds, sequences, layer, cached=self.cached))
+        beyond = self.shape.layers * beyond_the_parts(self.speeds, sequences, layer, cached=self.cached)
+        return parts.times(max(_LEAST_SHARE, 1 + beyond / parts.value))
 
     def prompt(self, tokens: int) -> Range | None:
         """Seconds to read a prompt of `tokens`, in the engine's pieces."""

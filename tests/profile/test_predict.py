@@ -247,6 +247,13 @@ def test_what_whole_layers_take_beyond_their_parts_is_made_up_for() -> None:
         assert more == pytest.approx(LLAMA.layers * ({1: 100e-6, 8: 300e-6}[rows] - parts[rows]))
 
 
+def test_layers_that_took_no_time_still_leave_a_step_some() -> None:
+    found = on_measured(measured(machine(cores=2), with_layers(costs(), 1e-9, 1e-9)))
+    assert found is not None
+    for _, seconds in found.steps:
+        assert 0 < seconds.low <= seconds.value <= seconds.high
+
+
 def test_parts_that_were_measured_too_slow_are_corrected_in_proportion() -> None:
     speeds = measured(machine(cores=2), with_layers(costs(), 1.0, 1.0))
     large, small = (beyond_the_parts(speeds, 1, layer, cached=False) for layer in (1.0, 1e-6))
