@@ -97,7 +97,14 @@ def command(
             config = profile(folder, measure=not quick, full=full, progress=progress)
             if tune and folder is not None:
                 journal = None if destination is None else destination.with_name(f"{destination.name}.tuning")
-                config, came = tuned(config, folder, seconds=seconds, journal=journal, progress=progress)
+                try:
+                    config, came = tuned(config, folder, seconds=seconds, journal=journal, progress=progress)
+                except KeyboardInterrupt:
+                    if journal is not None and not quiet:
+                        output.note(
+                            f"Settings tried so far are in {output.plain(journal)}; the same command goes on from there."
+                        )
+                    raise
                 if not quiet:
                     output.note(f"Tuned: {output.plain(came)}")
     if destination is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -196,11 +197,14 @@ def command(
     budget = _budget(max_size, target_bpw, max_kld, min_top1, min_similarity, token_ms, workload)
     plans = budget is not None and bits is None and recipe is None
     _refuse_contradictions(budget, plans=plans, device=device, workload=workload, plot=plot)
+    config = None if token_ms is None else _device(device)
+    if budget is not None and config is not None:
+        budget = _with_the_rest(budget, source, config)
     wishes: dict[str, Any] = {
         "cache": _cache(cache),
         "recipe": None if plans else _recipe_name(bits, recipe), "algorithm": algorithm, "calibration": calibration,
         "sequences": sequences, "seed": seed, "max_ram": _bytes(max_ram), "budget": budget,
-        "device": None if token_ms is None else _device(device), "twin": twin,
+        "device": config, "twin": twin,
     }  # fmt: skip
     with output.progress(quiet=quiet) as progress:
         plan = preview(source, destination, **wishes, progress=progress) if plans or dry_run else None
@@ -260,6 +264,21 @@ def _budget(
         workload=Workload() if workload is None else Workload.parse(workload),
     )  # fmt: skip
     return None if budget.is_empty else budget
+
+
+def _with_the_rest(budget: Budget, source: Path, config: DeviceConfig) -> Budget:
+    """`budget` with what a token takes beside products on the machine of `config`, where that is known."""
+    from aiasst.artifacts.model_folder import MANIFEST_NAME, ModelFolder
+    from aiasst.profile.advise import beside_formats
+
+    asked = budget.workload
+    if not (source / MANIFEST_NAME).is_file():  # any ONNX file: nothing is known of its layers
+        return budget
+    known = beside_formats(ModelFolder.open(source).manifest, config, asked.sequences, asked.prompt, asked.answer)
+    if known is None:
+        return budget
+    seconds, cached = known
+    return replace(budget, workload=replace(asked, beside_ms=seconds * 1e3, cached=cached))
 
 
 def _bytes(text: str | None) -> int | None:

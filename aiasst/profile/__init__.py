@@ -3,7 +3,7 @@
     host.py       how probes ask the machine (or a tree of fixtures)
     probes/       what is here, one file a kind
     hardware.py   the probes' answers put together
-    measure.py    bandwidth.py, products.py, attention.py, overheads.py: what work costs; sampling.py: on a host that is noisy
+    measure.py    bandwidth.py, products.py, attention.py, overheads.py, layers.py: what work costs; sampling.py: on a noisy host
     forms.py      a folder of two forms: which is faster for how many rows
     decide.py     hardware + costs (+ model) → decisions, pure
     explain.py    a device config in sentences
@@ -13,7 +13,8 @@
 and of a model that is not here yet:
 
     configurations.py → shapes.py → offers.py    config.json → numbers → the forms it could have
-    library.py, devices/ → speeds.py             machines one does not have, and what any machine does in a second
+    library.py, devices/ → speeds.py             machines one does not have, and what any machine does in a second; fits.py: by
+                                                 its measured points
     predict.py, graphics.py → advise.py → report.py
 
 >>> from aiasst import profile

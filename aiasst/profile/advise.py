@@ -13,7 +13,7 @@ from importlib import resources
 from typing import Any
 
 from aiasst.artifacts.device import DeviceConfig, Hardware
-from aiasst.artifacts.model_folder import ModelFolder
+from aiasst.artifacts.model_folder import Manifest, ModelFolder
 from aiasst.errors import UsageError
 from aiasst.profile import library
 from aiasst.profile.configurations import shape_of
@@ -21,7 +21,7 @@ from aiasst.profile.decide import decide
 from aiasst.profile.graphics import predict_on_card
 from aiasst.profile.library import GraphicsCard
 from aiasst.profile.offers import Form, form_of, offers, shape_of_folder
-from aiasst.profile.predict import SHORT_PAST, Prediction, Workload, predict
+from aiasst.profile.predict import SHORT_PAST, Prediction, Workload, beside_products, predict
 from aiasst.profile.shapes import ModelShape
 from aiasst.profile.speeds import Speeds, described, measured
 
@@ -178,6 +178,20 @@ def advise_on_folder(
     shape = shape_of_folder(folder.manifest)
     name, form = folder.path.resolve().name, form_of(folder.manifest, shape)
     return advise_on(name, shape, machine, context=context, speed=speed, forms=(form,))
+
+
+def beside_formats(
+    manifest: Manifest, config: DeviceConfig, sequences: int, prompt: int, answer: int
+) -> tuple[float, bool] | None:
+    """Seconds a token of a converted decoder that its formats do not change; see `predict.beside_products`.
+
+    Eight bits a weight stand for whatever will be chosen. None: it is no decoder, or nothing of the kind was measured.
+    """
+    if manifest.shape is None or manifest.task != "text-generation":
+        return None
+    shape = shape_of_folder(manifest)
+    (form,) = (offer.form(shape) for offer in offers() if offer.name == "int8")
+    return beside_products(shape, form, measured(config.hardware, config.costs), sequences, prompt, answer)
 
 
 def least_bandwidth(shape: ModelShape, form: Form, speed: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from aiasst.runtime.session import GraphSession, SessionSettings
 
 HEADS, KV_HEADS, HEAD_DIM = 16, 4, 64
 FEW_HEADS, FEW_KV_HEADS = 4, 2
-CACHES: tuple[Any, ...] = ("float32", "int8")
+CACHES: tuple[Literal["float32", "int8"], ...] = ("float32", "int8")
 _SECONDS = 0.1
 """For one visit of a point, about."""
 _SCALE = 0.05
@@ -61,7 +61,7 @@ FULL = (*QUICK, Case(1, 1, 1024), Case(1, 1, 4096), Case(8, 1, 512), Case(1, 256
 class _Subject:
     """A case with one kind of cache, and its times."""
 
-    cache: str
+    cache: Literal["float32", "int8"]
     case: Case
     trial: Trial = field(compare=False)
 

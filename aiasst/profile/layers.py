@@ -57,7 +57,8 @@ def measure_layers(
         count = _count(_CACHED_BYTES if one.cached else chain_bytes)
         if count not in sessions:
             sessions.clear()
-            sessions[count] = GraphSession.open(layer_chain(count), SessionSettings(threads=threads))
+            settings = SessionSettings(threads=threads)
+            sessions[count] = GraphSession.open(layer_chain(count), settings, settled=True)
         one.trial.run = _Bound(sessions[count], count, one.rows).run
         take_turns([one.trial], seconds=_SECONDS, clock=clock)
         one.trial.run = _nothing

@@ -198,7 +198,8 @@ def visit(one: Chain, threads: int, seconds: float, clock: Clock = time.perf_cou
     Raises:
         ArtifactError, ResourceError: it cannot be opened or run.
     """
-    session = GraphSession.open(chain(one.form, one.links, one.k, one.n), SessionSettings(threads=threads))
+    model = chain(one.form, one.links, one.k, one.n)
+    session = GraphSession.open(model, SessionSettings(threads=threads), settled=True)
     random = np.random.default_rng(0)
     inputs = {rows: random.standard_normal((rows, one.k), np.float32) for rows in one.rows}
     fresh = {rows: Trial(partial(session.run, {INPUT: x})) for rows, x in inputs.items()}

@@ -19,7 +19,7 @@ from aiasst.engine.engine import Engine
 from aiasst.engine.requests import Request, Sampling
 from aiasst.profile.fits import NODE_WIDTH as WIDTH
 from aiasst.profile.sampling import Clock, Trial, take_turns, visit_until_quiet
-from aiasst.runtime.onnx_writer import Node, Value, model_bytes
+from aiasst.runtime.onnx_writer import Array, Node, Value, model_bytes
 from aiasst.runtime.session import DecoderSession, GraphSession, SessionSettings
 
 NODES = 100
@@ -147,7 +147,7 @@ def instant_decoder(vocabulary: int) -> bytes:
     inputs += [Value(name, np.float32, cache) for name, _ in past]
     outputs = [Value(signature.LOGITS, np.float32, (*ids, vocabulary))]
     outputs += [Value(name, np.float32, cache) for name in present]
-    arrays = {
+    arrays: dict[str, Array] = {
         "last": np.array([1], np.int64),
         "one": np.array(1, np.int64),
         "known": np.array(_TOKENS, np.int64),

@@ -39,6 +39,9 @@ _OUTER_NODES = 20
 """Before and after the layers, most of them on a few numbers."""
 _NORMS = 2
 """Of a layer."""
+_NOTHING = Range.exact(0.0)
+_LEAST_SHARE = 0.2
+"""Of what the parts take, whatever a whole layer was measured to take."""
 _CACHED_SHARE = 0.7
 """A model that takes no more than this of the last-level cache stays in it."""
 
@@ -140,6 +143,24 @@ def step_range(shape: ModelShape, form: Form, speeds: Speeds, sequences: int, pa
     return _Asked(shape, form, speeds).step(sequences, past)
 
 
+def beside_products(
+    shape: ModelShape, form: Form, speeds: Speeds, sequences: int, prompt: int, answer: int
+) -> tuple[float, bool] | None:
+    """Seconds a token that formats do not change, and whether weights as many as in `form` stay in the processor's cache.
+
+    A token takes a decode step half way through the answers, and its share of the prompts that are read meanwhile. None: the cost
+    of a format of `form` is not known.
+    """
+    asked = _Asked(shape, form, speeds)
+    step = asked.step(sequences, prompt + answer / 2)
+    products = asked.products(sequences)
+    reading, of_prompt = (asked.prompt(prompt), asked.prompt_products(prompt)) if prompt else (_NOTHING, _NOTHING)
+    if step is None or products is None or reading is None or of_prompt is None:
+        return None
+    beside = step.value - products.value + sequences * (reading.value - of_prompt.value) / answer
+    return beside, asked.cached
+
+
 def resident_bytes(shape: ModelShape, form: Form, workload: Workload) -> Range:
     """Memory of the whole process with one sequence of the whole context."""
     cache = workload.context * shape.cache_bytes_per_token
@@ -177,7 +198,7 @@ class _Asked:
 
     def step(self, sequences: int, past: float) -> Range | None:
         """Seconds of a decode step in which each sequence has `past` tokens behind it."""
-        products = self._products((*self.layers, *self.head), sequences)
+        products = self.products(sequences)
         if products is None:
             return None
         attention = self._attention(self.speeds.attend_one, sequences, sequences * self.shape.attended(past))
@@ -187,19 +208,34 @@ class _Asked:
         parts = total((products, attention, reading, self._rest(sequences), self._chosen(sequences)))
         of_layers = self._products(self.layers, sequences) or products
         layer = (of_layers.value + attention.value) / self.shape.layers
-        return parts.plus(self.shape.layers * beyond_the_parts(self.speeds, sequences, layer, cached=self.cached))
+        beyond = self.shape.layers * beyond_the_parts(self.speeds, sequences, layer, cached=self.cached)
+        return parts.times(max(_LEAST_SHARE, 1 + beyond / parts.value))
 
     def prompt(self, tokens: int) -> Range | None:
         """Seconds to read a prompt of `tokens`, in the engine's pieces."""
-        seconds = []
+        products = self.prompt_products(tokens)
+        if products is None:
+            return None
+        seconds = [products]
         for start in range(0, tokens, CHUNK):
             rows = min(CHUNK, tokens - start)
-            layers, head = self._products(self.layers, rows), self._products(self.head, 1)
+            attended = rows * self.shape.attended(start + rows / 2)
+            seconds += [self._attention(self.speeds.attend_many, rows, attended), self._rest(rows)]
+        return total((*seconds, self._chosen(1)))
+
+    def products(self, rows: int) -> Range | None:
+        """Those of a decode step."""
+        return self._products((*self.layers, *self.head), rows)
+
+    def prompt_products(self, tokens: int) -> Range | None:
+        """Those of a prompt: of each piece of it the head is multiplied for the last token only."""
+        found = []
+        for start in range(0, tokens, CHUNK):
+            layers, head = self._products(self.layers, min(CHUNK, tokens - start)), self._products(self.head, 1)
             if layers is None or head is None:
                 return None
-            attended = rows * self.shape.attended(start + rows / 2)
-            seconds += [layers, head, self._attention(self.speeds.attend_many, rows, attended), self._rest(rows)]
-        return total((*seconds, self._chosen(1)))
+            found += [layers, head]
+        return total(found)
 
     def _products(self, parts: Iterable[Part], rows: int) -> Range | None:
         found = []

@@ -26,10 +26,6 @@ class Range:
     def __add__(self, other: Range) -> Range:
         return Range(self.low + other.low, self.value + other.value, self.high + other.high)
 
-    def plus(self, amount: float) -> Range:
-        """All three with `amount` more, which may be negative; none falls below zero, and the order stays."""
-        return Range(*(max(0.0, one + amount) for one in (self.low, self.value, self.high)))
-
     def times(self, factor: float) -> Range:
         """All three `factor` (at least 0) times."""
         return Range(self.low * factor, self.value * factor, self.high * factor)

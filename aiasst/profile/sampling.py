@@ -97,7 +97,8 @@ def visit_until_quiet(
     Returns:
         Those that were visited at least once.
     """
-    waiting, known = list(subjects), []
+    waiting = list(subjects)
+    known: list[T] = []
     for turn in range(MOST_VISITS):
         for subject in waiting:
             if over():

@@ -99,7 +99,7 @@ def _tensor(array: Array, name: str = "") -> list[Piece]:
     """Its pieces, the last of which is the array's own memory."""
     dims = [_number(1, size) for size in array.shape]
     # raw_data is little-endian, whatever the machine.
-    raw = memoryview(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8))
+    raw = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
     return [*dims, _number(2, _DTYPES[array.dtype]), _text(8, name), _head(9, raw.nbytes), raw]
 
 

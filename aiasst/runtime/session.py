@@ -19,7 +19,7 @@ import onnxruntime as ort
 from aiasst.artifacts import signature
 from aiasst.artifacts.model_folder import ModelFolder
 from aiasst.errors import ArtifactError, ResourceError
-from aiasst.runtime import providers
+from aiasst.runtime import pages, providers
 from aiasst.runtime.foreign import translated
 from aiasst.runtime.settings import SessionSettings, session_options, settings_from
 
@@ -45,6 +45,8 @@ ort.disable_telemetry_events()
 _shared: weakref.WeakValueDictionary[tuple[str, str, SessionSettings], GraphSession] = weakref.WeakValueDictionary()
 _opening = threading.Lock()
 
+_LARGE = 16 * 2**20
+"""Bytes that a session must have taken before it is worth a look at where they lie."""
 _MAX_BINDINGS = 64
 """Prepared bindings that are kept: one a row for prefill and one a number of active rows, for up to 32 rows."""
 
@@ -66,6 +68,8 @@ class GraphSession:
         model: Path | bytes,
         settings: SessionSettings | None = None,
         weights: Mapping[str, Array] | None = None,
+        *,
+        settled: bool = False,
     ) -> GraphSession:
         """Open the graph at a path (its external weights are memory-mapped), or one in memory.
 
@@ -75,6 +79,7 @@ class GraphSession:
             weights: Inputs of the graph that get the same C-contiguous arrays at every run, memory-mapped ones as well.
                 They are neither copied nor packed: float products run a tenth slower, and memory holds nothing twice.
                 (External initializers handed over as arrays are copied by ONNX Runtime 1.31, and then packed.)
+            settled: Return when the weights lie where they will stay (see `pages`); else they are moved beside the first runs.
 
         Raises:
             ArtifactError: no graph, or one that ONNX Runtime refuses.
@@ -85,6 +90,7 @@ class GraphSession:
         if provider.NAME not in ort.get_available_providers():
             raise _not_here(settings.provider, provider)
         name = model.name if isinstance(model, Path) else "the graph in memory"
+        before = pages.resident_bytes()
         with translated(name):
             session = ort.InferenceSession(
                 str(model) if isinstance(model, Path) else model,
@@ -93,6 +99,11 @@ class GraphSession:
             )
         if session.get_providers()[0] != provider.NAME:
             raise _not_here(settings.provider, provider)
+        if settings.prepack and pages.resident_bytes() - before >= _LARGE:
+            if settled:
+                pages.move_to_huge_pages()
+            else:
+                pages.move_later()
         return cls(session, name, weights)
 
     @property

@@ -161,7 +161,7 @@ def test_slots_fit_under_the_ceiling_or_there_is_one(hardware: Hardware, needs: 
 def test_half_a_core_gets_one_thread(container_v1: Host) -> None:
     decisions = decide(read_hardware(container_v1, thorough=False))
     assert decisions.threads.value == 1
-    assert "0.5 CPUs" in decisions.threads.reason
+    assert "0.5 cores" in decisions.threads.reason
     assert decisions.affinity.value is None
     assert decisions.memory_ceiling_bytes.value == int(412 * 2**20 * 0.8)
     assert "in the container" in decisions.memory_ceiling_bytes.reason

@@ -15,7 +15,14 @@ from aiasst.profile.advise import known_models
 from aiasst.profile.graphics import predict_on_card
 from aiasst.profile.library import DeviceDescription, GraphicsCard
 from aiasst.profile.offers import Offer, offers
-from aiasst.profile.predict import Prediction, Workload, beyond_the_parts, predict, resident_bytes
+from aiasst.profile.predict import (
+    Prediction,
+    Workload,
+    beside_products,
+    beyond_the_parts,
+    predict,
+    resident_bytes,
+)
 from aiasst.profile.ranges import Range, total
 from aiasst.profile.shapes import ModelShape
 from aiasst.profile.speeds import Speeds, described, measured
@@ -240,11 +247,37 @@ def test_what_whole_layers_take_beyond_their_parts_is_made_up_for() -> None:
         assert more == pytest.approx(LLAMA.layers * ({1: 100e-6, 8: 300e-6}[rows] - parts[rows]))
 
 
+def test_layers_that_took_no_time_still_leave_a_step_some() -> None:
+    found = on_measured(measured(machine(cores=2), with_layers(costs(), 1e-9, 1e-9)))
+    assert found is not None
+    for _, seconds in found.steps:
+        assert 0 < seconds.low <= seconds.value <= seconds.high
+
+
 def test_parts_that_were_measured_too_slow_are_corrected_in_proportion() -> None:
     speeds = measured(machine(cores=2), with_layers(costs(), 1.0, 1.0))
     large, small = (beyond_the_parts(speeds, 1, layer, cached=False) for layer in (1.0, 1e-6))
     assert large < small < 0
     assert beyond_the_parts(measured(machine(cores=2), costs()), 1, 1.0, cached=False) == 0
+
+
+@pytest.mark.parametrize(("sequences", "prompt", "answer"), [(1, 0, 128), (1, 512, 128), (8, 300, 64)])
+def test_what_formats_do_not_change_is_the_same_in_all_of_them(sequences: int, prompt: int, answer: int) -> None:
+    speeds = measured(machine(cores=2), costs())
+    found = []
+    for name in ("int4", "int8"):
+        form = next(offer for offer in offers() if offer.name == name).form(LLAMA)
+        known = beside_products(LLAMA, form, speeds, sequences, prompt, answer)
+        assert known is not None
+        assert known[1] is False  # no cache holds a milliard weights
+        found.append(known[0])
+    assert found[0] == pytest.approx(found[1])
+    products = INT4.form(LLAMA)
+    asked = predict(LLAMA, products, Workload(4096, prompt or 1), speeds, None)
+    assert asked is not None
+    assert 0 < found[0] < dict(asked.steps)[1].value + sequences * asked.prefill.value / answer
+    w8a8 = next(offer for offer in offers() if offer.name == "w8a8").form(LLAMA)
+    assert beside_products(LLAMA, w8a8, speeds, sequences, prompt, answer) is None
 
 
 def test_a_format_that_was_not_measured_is_not_predicted() -> None:

@@ -42,6 +42,10 @@ class Workload:
     """Tokens of a prompt."""
     answer: int = 128
     """Tokens of an answer."""
+    beside_ms: float | None = None
+    """Milliseconds a token that are the same in all formats: attention, norms, the engine; None: what reading the cache takes."""
+    cached: bool = False
+    """Whether the weights are few enough to stay in the processor's cache."""
 
     def __post_init__(self) -> None:
         """Raise UsageError where there is nothing to do."""
@@ -56,7 +60,8 @@ class Workload:
             raise UsageError(
                 f"'{text}' is no workload", "write SEQUENCESxPROMPT+ANSWER in tokens, for example --workload 4x512+128"
             )
-        return cls(*(int(group) for group in found.groups()))
+        sequences, prompt, answer = map(int, found.groups())
+        return cls(sequences, prompt, answer)
 
     def __str__(self) -> str:
         """As it is written."""

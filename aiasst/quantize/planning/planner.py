@@ -382,7 +382,8 @@ def _times(
         )
     costs = CostTable.of(device.costs)
     times = workload.milliseconds(units, columns, costs, budget.workload)
-    return times, workload.attention_milliseconds(source.shape, costs, budget.workload)
+    known = budget.workload.beside_ms
+    return times, workload.attention_milliseconds(source.shape, costs, budget.workload) if known is None else known
 
 
 # ---------------------------------------------------------------------- what is looked at

@@ -4,8 +4,9 @@ A user waits for a token as long as a decode step of all sequences takes, and fo
 
     step(sequences) + sequences * prefill(prompt) / answer
 
-The time of a product is the cost table's (artifacts.cost_table). Attention reads the cache at the measured bandwidth, whatever the
-formats; norms, the launch of nodes and sampling are left out, so that the figure is a lower bound that ranks plans rightly.
+The time of a product is the cost table's (artifacts.cost_table). What formats do not change is told with the workload by those who
+know it (attention, norms, the engine: profile.predict); else it is what reading the cache takes at the measured bandwidth, and
+the figure is a lower bound that ranks plans rightly.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def _of_matrix(matrix: Matrix, spec: WeightFormat, costs: CostTable, workload: W
         return 0.0
     # Of a prompt the head looks at the last token only.
     prompt_rows = 1 if matrix.planned_role == "lm_head" else workload.prompt
-    step = costs.microseconds(spec, workload.sequences, matrix.k, matrix.n)
-    prefill = costs.microseconds(spec, prompt_rows, matrix.k, matrix.n) if workload.prompt else 0.0
+    step = costs.microseconds(spec, workload.sequences, matrix.k, matrix.n, cached=workload.cached)
+    prefill = 0.0
+    if workload.prompt:
+        prefill = costs.microseconds(spec, prompt_rows, matrix.k, matrix.n, cached=workload.cached)
     return (step + workload.sequences * prefill / workload.answer) / 1000

@@ -73,6 +73,18 @@ def test_a_token_is_a_step_and_a_share_of_the_prompts() -> None:
     assert math.isinf(table[0, columns.index("w8a8")])
 
 
+def test_weights_that_stay_in_the_cache_cost_what_was_measured_there() -> None:
+    resident = tuple(p.model_copy(update={"cached": True, "microseconds": p.microseconds / 2}) for p in COSTS.matmul)
+    table = CostTable.of(COSTS.model_copy(update={"matmul": (*COSTS.matmul, *resident)}))
+    units = find_units([Matrix("o", "o", 0, 2048, 2048, rows_first=False)], layers=1, opset=21)
+    columns = columns_of(units)
+    place = columns.index("int4-b128")
+    streamed, cached = (
+        milliseconds(units, columns, table, Workload(prompt=0, cached=cached))[0, place] for cached in (False, True)
+    )
+    assert cached == pytest.approx(streamed / 2)
+
+
 def test_the_head_reads_only_the_last_token_of_a_prompt_and_a_lookup_is_free() -> None:
     head = Matrix("head", "lm_head", None, 2048, 2048, rows_first=False)
     table = Matrix("embed", "embed", None, 2048, 2048, rows_first=True, multiplies=False, looks_up=True)
