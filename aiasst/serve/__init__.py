@@ -94,7 +94,7 @@ def serve(
 
             if settings.grpc_port is None:
                 return None
-            return await rpc.start(settings, app.service_of(hub, settings), gate.caller)
+            return await rpc.start(settings, app.service_of(hub, settings), gate.caller, hub.watch)
 
         def ready(grpc_port: int | None) -> None:
             note(_where(hub, settings, listening.getsockname()[1], grpc_port))

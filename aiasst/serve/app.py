@@ -23,17 +23,18 @@ from aiasst.serve.rest import errors
 from aiasst.serve.rest import router as rest
 from aiasst.serve.service import Service
 from aiasst.serve.settings import ServeSettings
+from aiasst.serve.watch import Watch
 from aiasst.version import __version__
 
 _DESCRIPTION = "Models on this machine, as OpenAI's API speaks of them. Fields beyond it are marked as extensions."
 
 
-def routers(service: Service, counted: Metrics, settings: ServeSettings) -> list[APIRouter]:
-    """Every protocol over HTTP and WebSocket."""
+def routers(service: Service, counted: Metrics, settings: ServeSettings, watch: Watch) -> list[APIRouter]:
+    """Every protocol over HTTP and WebSocket; `watch` is told of refusals that do not reach the service."""
     found = [
         rest(service),
         query.router(service),
-        stream.router(service, settings.limits),
+        stream.router(service, settings.limits, watch),
         status.router(counted, service),
         metrics.router(counted),
         health.router(service),
@@ -70,7 +71,7 @@ def application(hub: Hub, counted: Metrics, settings: ServeSettings, gate: Gate)
         redoc_url=None,
     )
     errors.install(app)
-    for router in routers(service_of(hub, settings), counted, settings):
+    for router in routers(service_of(hub, settings), counted, settings, hub.watch):
         app.include_router(router, responses=errors.ERRORS)
     inner = Forward(app, hub, settings.peers) if settings.peers else app
     return RequestLog(Guard(inner, settings, hub.watch, gate=gate), counted)

@@ -29,6 +29,7 @@ from aiasst.serve.rest.common import caller_of
 from aiasst.serve.rest.errors import body_of
 from aiasst.serve.service import Caller, Service
 from aiasst.serve.settings import Limits
+from aiasst.serve.watch import Unwatched, Watch
 
 MOST_AT_ONCE = 32
 """Requests of one socket under way at once."""
@@ -55,13 +56,17 @@ class Gate(Protocol):
         """Count one request. Raises Refusal."""
 
 
-def router(service: Service, limits: Limits = Limits()) -> APIRouter:  # noqa: B008 - frozen
-    """The route /v1/stream."""
+def router(
+    service: Service,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    watch: Watch = Unwatched(),  # noqa: B008 - has no state
+) -> APIRouter:
+    """The route /v1/stream; `watch` is told of refusals that do not reach the service."""
     routes = APIRouter()
 
     @routes.websocket("/v1/stream")
     async def stream(websocket: WebSocket) -> None:
-        await _Socket(websocket, service, limits).run()
+        await _Socket(websocket, service, limits, watch).run()
 
     return routes
 
@@ -90,9 +95,10 @@ class _Running:
 class _Socket:
     """One socket: a reader, and a task for each request under way."""
 
-    def __init__(self, websocket: WebSocket, service: Service, limits: Limits) -> None:
+    def __init__(self, websocket: WebSocket, service: Service, limits: Limits, watch: Watch) -> None:
         self._websocket = websocket
         self._service = service
+        self._watch = watch
         self._most_bytes = limits.most_body_bytes
         self._requests: dict[RequestId, _Running] = {}
         self._wrong = 0
@@ -155,6 +161,7 @@ class _Socket:
 
     async def _refuse(self, request_id: RequestId | None, refusal: Refusal) -> None:
         await self._say({"id": request_id, "error": _error(refusal)})
+        self._watch.refused("", caller_of(self._websocket).name, refusal.reason)
         self._wrong += refusal.reason == "invalid"
         if self._wrong >= MOST_WRONG:
             raise _EndingError(_VIOLATION, "nothing but messages that are no requests")

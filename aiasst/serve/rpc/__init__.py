@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from aiasst.errors import MissingExtraError
 from aiasst.serve.service import Service
 from aiasst.serve.settings import ServeSettings
+from aiasst.serve.watch import Unwatched, Watch
 
 if TYPE_CHECKING:
     from aiasst.serve.rpc.server import RpcServer
@@ -28,13 +29,19 @@ _PACKAGES = {
 }
 
 
-async def start(settings: ServeSettings, service: Service, authorize: Authorize) -> RpcServer:
+async def start(
+    settings: ServeSettings,
+    service: Service,
+    authorize: Authorize,
+    watch: Watch = Unwatched(),  # noqa: B008 - has no state
+) -> RpcServer:
     """Listen on the host and gRPC port of `settings` (0: any free one) and ask `service`, on this event loop.
 
     Args:
         settings: with a `grpc_port`.
         service: asked on this event loop.
         authorize: gives who asks from the metadata "authorization" and the peer's address, or raises a Refusal.
+        watch: told of refusals that do not reach the service.
 
     Raises:
         MissingExtraError: the packages of gRPC are not installed.
@@ -48,4 +55,4 @@ async def start(settings: ServeSettings, service: Service, authorize: Authorize)
         if package is None:
             raise
         raise MissingExtraError(package, "serve") from None
-    return await RpcServer.start(settings, service, authorize)
+    return await RpcServer.start(settings, service, authorize, watch)

@@ -19,6 +19,7 @@ from aiasst.serve.rpc.servicer import Assistant
 from aiasst.serve.rpc.statuses import Authorize, abort, answering, caller_of
 from aiasst.serve.service import Service
 from aiasst.serve.settings import Limits, ServeSettings, Tls
+from aiasst.serve.watch import Watch
 
 _ASSISTANT = aiasst_pb2.DESCRIPTOR.services_by_name["Assistant"]
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
@@ -41,7 +42,7 @@ class RpcServer:
         """Where it listens."""
 
     @classmethod
-    async def start(cls, settings: ServeSettings, service: Service, authorize: Authorize) -> RpcServer:
+    async def start(cls, settings: ServeSettings, service: Service, authorize: Authorize, watch: Watch) -> RpcServer:
         """See `rpc.start`."""
         if settings.grpc_port is None:
             raise ValueError("the settings have no gRPC port")
@@ -52,7 +53,7 @@ class RpcServer:
         health = Health(service, ("", _ASSISTANT.full_name))
         assistant = Assistant(service, authorize)
         server.add_generic_rpc_handlers(
-            (_handler(_ASSISTANT, assistant, aiasst_pb2), _handler(_HEALTH, health, health_pb2))
+            (_handler(_ASSISTANT, assistant, aiasst_pb2, watch), _handler(_HEALTH, health, health_pb2, None))
         )
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(authorize), server)
         port = _bind(server, settings.host, settings.grpc_port, credentials)
@@ -65,12 +66,15 @@ class RpcServer:
         await self._server.stop(grace)
 
 
-def _handler(service: ServiceDescriptor, calls: object, messages: ModuleType) -> grpc.GenericRpcHandler:
+def _handler(
+    service: ServiceDescriptor, calls: object, messages: ModuleType, watch: Watch | None
+) -> grpc.GenericRpcHandler:
     """The calls of a service, which `calls` has by their names, each with the types that the interface gives it."""
     handlers = {}
     for method in service.methods:
         kind = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
-        call = answering(getattr(calls, method.name), getattr(messages, method.input_type.name))
+        read = getattr(messages, method.input_type.name)
+        call = answering(getattr(calls, method.name), read, f"/{service.full_name}/{method.name}", watch)
         written = getattr(messages, method.output_type.name).SerializeToString
         handlers[method.name] = kind(call, response_serializer=written)
     return grpc.method_handlers_generic_handler(service.full_name, handlers)

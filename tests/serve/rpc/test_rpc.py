@@ -13,19 +13,23 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aiasst.errors import ArtifactError, ResourceError
 from aiasst.serve import rpc
-from aiasst.serve.refusals import GRPC_CODE, HTTP_STATUS, Refusal
+from aiasst.serve.refusals import GRPC_CODE, HTTP_STATUS, Reason, Refusal
 from aiasst.serve.rpc import aiasst_pb2 as pb
 from aiasst.serve.rpc import health
 from aiasst.serve.rpc.aiasst_pb2_grpc import AssistantStub
 from aiasst.serve.rpc.server import RpcServer
-from aiasst.serve.rpc.statuses import address_of
+from aiasst.serve.rpc.statuses import address_of, answering
 from aiasst.serve.service import Caller
 from aiasst.serve.settings import Limits, ServeSettings, Tls
+from aiasst.serve.watch import Unwatched, Watch
 from tests.serve.fakes import FakeService
 
 SETTINGS = ServeSettings(grpc_port=0)
@@ -48,9 +52,13 @@ def only_anna(authorization: str | None, address: str) -> Caller:
 
 @asynccontextmanager
 async def started(
-    service: FakeService, settings: ServeSettings = SETTINGS, authorize: Any = anyone, **options: Any
+    service: FakeService,
+    settings: ServeSettings = SETTINGS,
+    authorize: Any = anyone,
+    watch: Watch = Unwatched(),  # noqa: B008 - has no state
+    **options: Any,
 ) -> AsyncIterator[tuple[RpcServer, grpc.aio.Channel]]:
-    server = await rpc.start(settings, service, authorize)
+    server = await rpc.start(settings, service, authorize, watch)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", **options) as channel:
         try:
             yield server, channel
@@ -301,6 +309,48 @@ def test_a_key_is_asked_for_by_every_call_but_health(run: Run) -> None:
     run(work())
 
 
+def test_every_call_is_a_line_in_the_log_and_what_it_refuses_is_counted(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    counted: list[tuple[str, str, str]] = []
+
+    class Counting(Unwatched):
+        def refused(self, model: str, caller: str, reason: Reason) -> None:
+            counted.append((model, caller, reason))
+
+    class Broken(FakeService):
+        def model(self, name: str) -> Any:
+            raise KeyError("a secret")
+
+    async def work() -> None:
+        metadata = (("authorization", "Bearer secret"),)
+        for service, words, sent in (
+            (FakeService(), "one", metadata),
+            (FakeService(), "one", ()),
+            (FakeService(refuse=Refusal("queue_full", "full")), "one", metadata),
+            (Broken(), "one", metadata),
+        ):
+            async with started(service, authorize=only_anna, watch=Counting()) as (_, channel):
+                await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+                try:
+                    await AssistantStub(channel).Generate(pb.GenerateRequest(prompt=words), metadata=sent)
+                except grpc.aio.AioRpcError as error:
+                    assert "secret" not in (error.details() or "")
+
+    with caplog.at_level("INFO", "aiasst"):
+        run(work())
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records if "requests" in record.name]
+    path = "GRPC /aiasst.v1.Assistant/Generate"
+    assert lines == [
+        ("INFO", f"{path} OK"),
+        ("INFO", f"{path} UNAUTHENTICATED"),
+        ("INFO", f"{path} RESOURCE_EXHAUSTED"),
+        ("ERROR", f"{path} INTERNAL"),
+    ]
+    assert counted == [("", "", "unauthorized"), ("", "", "queue_full")]
+    assert "a secret" in caplog.text
+
+
 def test_health_follows_the_service(run: Run) -> None:
     async def work() -> None:
         service = FakeService()
@@ -414,6 +464,35 @@ def test_bytes_that_are_no_message_are_refused_and_the_server_goes_on(run: Run) 
             assert (await AssistantStub(channel).Generate(pb.GenerateRequest(prompt="a"))).text == "a "
 
     run(work())
+
+
+@settings(max_examples=30)
+@given(
+    data=st.binary(max_size=60),
+    method=st.sampled_from(pb.DESCRIPTOR.services_by_name["Assistant"].methods_by_name.keys()),
+)
+def test_whatever_bytes_come_they_are_answered(data: bytes, method: str) -> None:
+    """The same reader as over the wire, without the wire: bytes are a message or a refusal."""
+    kind = getattr(pb, pb.DESCRIPTOR.services_by_name["Assistant"].methods_by_name[method].input_type.name)
+
+    class Ended(Exception):  # noqa: N818
+        pass
+
+    class Context:
+        async def abort(self, code: grpc.StatusCode, details: str, metadata: object) -> None:
+            assert code == grpc.StatusCode.INVALID_ARGUMENT
+            raise Ended
+
+    async def call(message: object, context: object) -> object:
+        assert isinstance(message, kind)
+        return message
+
+    answered = answering(call, kind, f"/aiasst.v1.Assistant/{method}", None)
+    try:
+        assert isinstance(asyncio.run(answered(data, Context())), kind)
+    except Ended:
+        with pytest.raises(DecodeError):
+            kind.FromString(data)
 
 
 def test_stop_lets_calls_end(run: Run) -> None:
