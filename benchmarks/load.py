@@ -137,10 +137,9 @@ class Connection:
         if told.get("usage"):
             answer.tokens = told["usage"]["completion_tokens"]
         for choice in told.get("choices", ()):
-            text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
-            if text:
+            answer.text += choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+            if choice.get("finish_reason") is None:
                 answer.arrivals.append(now)
-                answer.text += text
 
     def _read_whole(self, answer: Answer, whole: bytes) -> None:
         told = json.loads(whole) if whole else {}

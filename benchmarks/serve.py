@@ -8,6 +8,9 @@
 
 usage: serve.py WHAT FOLDER [--clients N] [--rounds N] [--tokens N] [--words N] [--threads N] [--seconds S]
 
+Pieces of an answer are timed when they come, so that every token must have a text: a random model needs a tokenizer as large as its
+vocabulary.
+
 The engine alone runs in this process, with the same requests in the same closed loop of clients; in the other turn it rests.
 """
 
