@@ -12,6 +12,8 @@ AiasstError                   message, hint, exit code 1
 ├── NetworkError              the hub did not answer, or must not be asked
 ├── MissingExtraError         an optional part of the installation is needed; the hint is the install command
 └── BudgetRefused             a size, accuracy or memory budget cannot be met; exit code 3
+
+serve.refusals adds one that never ends the program: a request that is not served.
 """
 
 from __future__ import annotations

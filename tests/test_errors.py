@@ -10,11 +10,12 @@ from aiasst import errors
 
 
 def every_error() -> list[type[errors.AiasstError]]:
+    """Of the tree; what a service refuses (serve.refusals) never leaves its process."""
     found, queue = [], [errors.AiasstError]
     while queue:
         kind = queue.pop()
         found.append(kind)
-        queue += kind.__subclasses__()
+        queue += [below for below in kind.__subclasses__() if below.__module__ == errors.__name__]
     return found
 
 

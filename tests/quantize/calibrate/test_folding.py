@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from aiasst.quantize.calibrate.contents import FloatVector, weight_rows
 from aiasst.quantize.inventory import Found, take_inventory
 from aiasst.quantize.matrix import FloatMatrix
 from aiasst.quantize.plan import make_plan
+from aiasst.quantize.ranges import InputRange
 from aiasst.quantize.rewrite import rewrite
 from aiasst.quantize.source import QuantizeSource, open_source
 from aiasst.quantize.weights_file import WeightsFile
@@ -35,6 +36,7 @@ class _Replaced:
 
     rows: Mapping[str, FloatMatrix]
     vectors: Mapping[str, FloatVector]
+    ranges: Mapping[str, InputRange] = field(default_factory=dict)
 
     def matrix(self, found: Found) -> FloatMatrix | None:
         return self.rows.get(found.matrix.name)
