@@ -23,5 +23,5 @@ def test_the_estimate_is_float32_whatever_is_stored(tmp_path: Path, dtype: str) 
 def test_a_disk_that_is_too_small_is_refused_by_its_place(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     space.require(tmp_path / "not" / "yet" / "there", 1000)
-    with pytest.raises(ResourceError, match="needs .* of disk, .* are free"):
+    with pytest.raises(ResourceError, match=r"needs .* of disk, .* are free"):
         space.require(tmp_path / "not" / "yet" / "there", free * 2)
