@@ -8,7 +8,7 @@ responses.py     POST /v1/responses (text), GET and DELETE /v1/responses/{id}; k
 
 errors.py        refusals in OpenAI's form
 fields.py        what requests have in common; asked.py: what becomes of it
-answering.py     several answers at once, and what they took
+answering.py     several answers at once, and what they took; reply.py: as a document or as events
 tools.py         calls of functions in an answer
 sse.py           server-sent events, and clients that go away
 """

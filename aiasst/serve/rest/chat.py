@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from aiasst.engine.requests import MOST_ALTERNATIVES, Finished
 from aiasst.engine.text import TextEvent, TextRequest, Usage
 from aiasst.serve.refusals import Refusal
-from aiasst.serve.rest.answering import Numbered, Whole, answers, refuse_nothing, used, whole_answers
+from aiasst.serve.rest.answering import Numbered, Whole, refuse_nothing, used
 from aiasst.serve.rest.asked import constraint_of, sampling_of, several, stops_of
 from aiasst.serve.rest.bodies import JsonRoute
 from aiasst.serve.rest.common import FINISH_REASONS, UsageFields, caller_of, named, now, usage_of
@@ -22,7 +22,8 @@ from aiasst.serve.rest.errors import body_of
 from aiasst.serve.rest.fields import ResponseFormat, SamplingFields, refuse_unsupported
 from aiasst.serve.rest.logprobs import of_chat
 from aiasst.serve.rest.messages import MessageFields, read
-from aiasst.serve.rest.sse import DONE, STREAM, ClientGoneError, EventStream, event, nobody_there, until_gone
+from aiasst.serve.rest.reply import reply
+from aiasst.serve.rest.sse import DONE, STREAM, event
 from aiasst.serve.rest.tools import (
     Call,
     CallFilter,
@@ -146,15 +147,15 @@ def router(service: Service) -> APIRouter:
     async def create(fields: ChatFields, request: Request) -> Response:
         """Answer a conversation with a model that has a chat template."""
         asked, caller = understood(fields, service), caller_of(request)
-        try:
-            if not fields.stream:
-                made = await until_gone(request, whole_answers(service, asked.model, asked.requests, caller))
-                return JSONResponse(_document(asked, made))
-            pieces = answers(service, asked.model, asked.requests, caller)
-            first = await until_gone(request, anext(pieces))
-            return EventStream(_stream(asked, first, pieces))
-        except ClientGoneError:
-            return nobody_there()
+        return await reply(
+            request,
+            service,
+            caller,
+            model=asked.model,
+            requests=asked.requests,
+            document=partial(_document, asked),
+            events=partial(_stream, asked) if fields.stream else None,
+        )
 
     return made
 

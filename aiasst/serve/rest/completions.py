@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from aiasst.engine.requests import MOST_ALTERNATIVES
 from aiasst.engine.text import TextRequest, TokenReport, Usage
 from aiasst.serve.refusals import Refusal
-from aiasst.serve.rest.answering import Numbered, Whole, answers, refuse_nothing, used, whole_answers
+from aiasst.serve.rest.answering import Numbered, Whole, refuse_nothing, used
 from aiasst.serve.rest.asked import constraint_of, sampling_of, several, stops_of
 from aiasst.serve.rest.bodies import JsonRoute
 from aiasst.serve.rest.common import FINISH_REASONS, UsageFields, caller_of, named, now, texts_or_ids, usage_of
 from aiasst.serve.rest.errors import body_of
 from aiasst.serve.rest.fields import ResponseFormat, SamplingFields, refuse_unsupported
 from aiasst.serve.rest.logprobs import of_completion
-from aiasst.serve.rest.sse import DONE, STREAM, ClientGoneError, EventStream, event, nobody_there, until_gone
+from aiasst.serve.rest.reply import reply
+from aiasst.serve.rest.sse import DONE, STREAM, event
 from aiasst.serve.service import Service
 
 USUAL_TOKENS = 16
@@ -95,15 +96,15 @@ def router(service: Service) -> APIRouter:
     async def create(fields: CompletionFields, request: Request) -> Response:
         """Continue one text or several with a model that generates text."""
         asked, caller = understood(fields, service), caller_of(request)
-        try:
-            if not fields.stream:
-                made = await until_gone(request, whole_answers(service, asked.model, asked.requests, caller))
-                return JSONResponse(_document(asked, made))
-            pieces = answers(service, asked.model, asked.requests, caller)
-            first = await until_gone(request, anext(pieces))
-            return EventStream(_stream(asked, first, pieces))
-        except ClientGoneError:
-            return nobody_there()
+        return await reply(
+            request,
+            service,
+            caller,
+            model=asked.model,
+            requests=asked.requests,
+            document=partial(_document, asked),
+            events=partial(_stream, asked) if fields.stream else None,
+        )
 
     return made
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -14,14 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from aiasst.engine.text import TextRequest, Usage
 from aiasst.serve.refusals import Refusal
 from aiasst.serve.rest import messages
-from aiasst.serve.rest.answering import Numbered, Whole, answers, refuse_nothing, whole_answers
+from aiasst.serve.rest.answering import Numbered, Whole, refuse_nothing
 from aiasst.serve.rest.asked import constraint_of, sampling_of, stops_of
 from aiasst.serve.rest.bodies import JsonRoute
 from aiasst.serve.rest.common import caller_of, named, now
 from aiasst.serve.rest.errors import body_of
 from aiasst.serve.rest.fields import ResponseFormat, SamplingFields, SchemaFields, Strict, refuse_unsupported
 from aiasst.serve.rest.kept import Kept, KeptResponse
-from aiasst.serve.rest.sse import STREAM, ClientGoneError, EventStream, event, nobody_there, until_gone
+from aiasst.serve.rest.reply import reply
+from aiasst.serve.rest.sse import STREAM, event
 from aiasst.serve.service import Caller, Service
 from aiasst.tokenizer import Message
 
@@ -190,16 +192,15 @@ def router(service: Service) -> APIRouter:
         """Answer a text or a conversation with a model that has a chat template."""
         caller = caller_of(request)
         asked = _understood(fields, service, kept, caller)
-        try:
-            if not fields.stream:
-                work = whole_answers(service, asked.model, [asked.request], caller)
-                document = _finished(asked, (await until_gone(request, work))[0], kept, caller)
-                return JSONResponse(document)
-            pieces = answers(service, asked.model, [asked.request], caller)
-            first = await until_gone(request, anext(pieces))
-            return EventStream(_stream(asked, first, pieces, kept, caller))
-        except ClientGoneError:
-            return nobody_there()
+        return await reply(
+            request,
+            service,
+            caller,
+            model=asked.model,
+            requests=[asked.request],
+            document=lambda answers: _finished(asked, answers[0], kept, caller),
+            events=partial(_stream, asked, kept, caller) if fields.stream else None,
+        )
 
     @made.get("/responses/{response_id}", response_model=ResponseBody, summary="A response that was stored")
     async def read(response_id: str, request: Request) -> Response:
@@ -348,7 +349,7 @@ def _part(text: str) -> dict[str, Any]:
 
 
 async def _stream(
-    asked: _Asked, first: Numbered, rest: AsyncGenerator[Numbered, None], kept: Kept, caller: Caller
+    asked: _Asked, kept: Kept, caller: Caller, first: Numbered, rest: AsyncGenerator[Numbered, None]
 ) -> AsyncGenerator[bytes, None]:
     """The events of a response, in the order of OpenAI's."""
     begun = _document(asked, "in_progress", [], None)
