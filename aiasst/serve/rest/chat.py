@@ -248,24 +248,20 @@ def _reason(asked: Asked, finished: Finished | None, called: bool) -> str:
     return FINISH_REASONS[finished or "stop"]
 
 
-async def _stream(asked: Asked, first: Numbered, rest: AsyncGenerator[Numbered, None]) -> AsyncGenerator[bytes, None]:
+async def _stream(asked: Asked, answers: AsyncGenerator[Numbered, None]) -> AsyncGenerator[bytes, None]:
     """The pieces of all answers as events, each answer's first with its role."""
     filters = [CallFilter(asked.functions) for _ in asked.requests]
     usages: list[Usage | None] = [None] * len(asked.requests)
     begun: set[int] = set()
-    async with aclosing(rest) as pieces:
+    async with aclosing(answers) as pieces:
         try:
-            number, piece = first
-            while True:
+            async for number, piece in pieces:
                 if number not in begun:
                     begun.add(number)
                     yield _chunk(asked, number, {"role": "assistant", "content": ""})
                 for made in _pieces(asked, number, piece, filters[number]):
                     yield made
                 usages[number] = piece.usage or usages[number]
-                number, piece = await anext(pieces)
-        except StopAsyncIteration:
-            pass
         except Refusal as refusal:
             yield event(body_of(refusal))
             return

@@ -166,15 +166,14 @@ def _document(asked: Asked, made: list[Whole]) -> dict[str, Any]:
     return {**_frame(asked), "choices": choices, "usage": usage}
 
 
-async def _stream(asked: Asked, first: Numbered, rest: AsyncGenerator[Numbered, None]) -> AsyncGenerator[bytes, None]:
+async def _stream(asked: Asked, answers: AsyncGenerator[Numbered, None]) -> AsyncGenerator[bytes, None]:
     """The pieces of all continuations as events."""
     usages: list[Usage | None] = [None] * len(asked.requests)
     offsets = [0] * len(asked.requests)
     before = list(asked.echoes)
-    async with aclosing(rest) as pieces:
+    async with aclosing(answers) as pieces:
         try:
-            number, piece = first
-            while True:
+            async for number, piece in pieces:
                 refuse_nothing(piece.finished, piece.usage)
                 text, before[number] = before[number] + piece.text, ""
                 if text or piece.tokens or piece.finished is not None:
@@ -182,9 +181,6 @@ async def _stream(asked: Asked, first: Numbered, rest: AsyncGenerator[Numbered, 
                     yield _chunk(asked, number, text, _reports(asked, piece.tokens, offsets[number]), reason)
                 offsets[number] += sum(len(report.chosen.text) for report in piece.tokens)
                 usages[number] = piece.usage or usages[number]
-                number, piece = await anext(pieces)
-        except StopAsyncIteration:
-            pass
         except Refusal as refusal:
             yield event(body_of(refusal))
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import Request, Response
@@ -15,8 +16,8 @@ from aiasst.serve.service import Caller, Service
 
 Document = Callable[[list[Whole]], dict[str, Any]]
 """All answers → what is sent."""
-Events = Callable[[Numbered, AsyncGenerator[Numbered, None]], AsyncGenerator[bytes, None]]
-"""The first piece of the answers and the others → what is sent."""
+Events = Callable[[AsyncGenerator[Numbered, None]], AsyncGenerator[bytes, None]]
+"""The pieces of the answers → what is sent."""
 
 
 async def reply(
@@ -39,6 +40,14 @@ async def reply(
             return JSONResponse(document(await until_gone(request, whole_answers(service, model, requests, caller))))
         pieces = answers(service, model, requests, caller)
         first = await until_gone(request, anext(pieces))
-        return EventStream(events(first, pieces))
+        return EventStream(events(_all(first, pieces)))
     except ClientGoneError:
         return nobody_there()
+
+
+async def _all(first: Numbered, rest: AsyncGenerator[Numbered, None]) -> AsyncGenerator[Numbered, None]:
+    """All pieces again, where the first was taken already."""
+    async with aclosing(rest):
+        yield first
+        async for piece in rest:
+            yield piece

@@ -349,7 +349,7 @@ def _part(text: str) -> dict[str, Any]:
 
 
 async def _stream(
-    asked: _Asked, kept: Kept, caller: Caller, first: Numbered, rest: AsyncGenerator[Numbered, None]
+    asked: _Asked, kept: Kept, caller: Caller, answers: AsyncGenerator[Numbered, None]
 ) -> AsyncGenerator[bytes, None]:
     """The events of a response, in the order of OpenAI's."""
     begun = _document(asked, "in_progress", [], None)
@@ -359,17 +359,13 @@ async def _stream(
     yield _event(asked, "response.output_item.added", {"output_index": 0, "item": _item(asked, None)})
     yield _event(asked, "response.content_part.added", {**place, "part": _part("")})
     answer = Whole()
-    async with aclosing(rest) as pieces:
+    async with aclosing(answers) as pieces:
         try:
-            _, piece = first
-            while True:
+            async for _, piece in pieces:
                 answer.add(piece)
                 refuse_nothing(piece.finished, piece.usage)
                 if piece.text:
                     yield _event(asked, "response.output_text.delta", {**place, "delta": piece.text, "logprobs": []})
-                _, piece = await anext(pieces)
-        except StopAsyncIteration:
-            pass
         except Refusal as refusal:
             wrong = body_of(refusal)["error"]
             error = {"code": wrong["code"], "message": wrong["message"]}
