@@ -10,6 +10,7 @@ the system's owner has switched huge pages off, nothing happens.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import sys
 import threading
@@ -45,11 +46,11 @@ def resident_bytes() -> int:
     if sys.platform != "linux":
         return 0
     fields = Path("/proc/self/statm").read_text().split()
-    return (int(fields[1]) - int(fields[2])) * 4096
+    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
 
 
 def move_later() -> None:
-    """The same on a thread of its own, which the end of the program does not wait for."""
+    """`move_to_huge_pages` on a thread of its own, which the end of the program does not wait for."""
     threading.Thread(target=move_to_huge_pages, name="huge pages", daemon=True).start()
 
 
